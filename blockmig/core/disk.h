@@ -131,6 +131,7 @@ struct bmig_disk {
     const struct bmig_driver *driver;
     void *state;            /* the driver's */
     struct bmig_disk *next; /* what a format or filter stands on; owned */
+    struct bmig_disk *above; /* the format or filter that stands on this one, or NULL */
     struct bmig_loop *loop; /* NULL while not attached */
     uint64_t size_bytes;
     uint32_t caps;
@@ -148,8 +149,7 @@ struct bmig_disk {
     bool fencing, fenced;
     void (*fence_done)(struct bmig_disk *disk, void *user);
     void *fence_user;
-    struct bmig_rmw *rmw; /* sub-block writes under way */
-    uint8_t *zeroes;
+    struct bmig_request *partial_head, *partial_tail; /* sub-block writes, held and waiting */
 };
 
 /* Opens a backend by its URI, or a format or filter on next (taken over on success). *disk is the
