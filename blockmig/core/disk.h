@@ -149,7 +149,7 @@ struct bmig_disk {
     bool fencing, fenced;
     void (*fence_done)(struct bmig_disk *disk, void *user);
     void *fence_user;
-    struct bmig_request *partial_head, *partial_tail; /* sub-block writes, held and waiting */
+    struct bmig_partial *partials; /* writes smaller than a block, under way and waiting */
 };
 
 /* Opens a backend by its URI, or a format or filter on next (taken over on success). *disk is the

@@ -53,6 +53,8 @@ struct bmig_request {
     struct bmig_disk *path[4]; /* the disks that forwarded it, top first */
     uint8_t path_depth;
     bool is_child;
+    bool rerouted; /* a ZERO that its driver could not do after all */
+    struct bmig_partial *partial;
     uint32_t pending; /* children under way */
     int status;
     uint8_t *bounce;
