@@ -16,7 +16,8 @@ struct bmig_uri {
     char *user;   /* NULL where there is none */
     char *host;   /* NULL or the name or address, IPv6 without its brackets */
     uint16_t port; /* 0 where there is none */
-    char *path;   /* decoded, from the first '/' on; "" where there is none */
+    char *path;   /* decoded, from the first '/' on; "" where there is none. file: always absolute; mem: and
+                     the filters: a name, without a '/' of its own */
     struct {
         char *name;
         char *value;
@@ -26,7 +27,10 @@ struct bmig_uri {
 };
 
 /* Parses text: a URI, or a plain path (absolute or relative), which becomes file with an absolute
- * path. BMIG_USAGE for: an empty text, %00, a bad escape, a port that is none, a password in the
+ * path. What begins with a scheme we know and ':' is a URI, and so is what begins with any word of two
+ * letters or more and "://"; everything else is a plain path and taken byte for byte ('%', '?', ':', newlines
+ * mean nothing in it). BMIG_USAGE for: an empty text; in a URI %00, a control character,
+ * a bad escape, an unknown scheme, a missing host, a port that is none, a password in the
  * authority (secrets come from files or the environment), more parameters than fit, a name given
  * twice. Takes nothing; *uri is filled on success and freed with bmig_uri_fini. */
 int bmig_uri_parse(struct bmig_uri *uri, const char *text, struct bmig_error *err);
