@@ -45,6 +45,9 @@ void bmig_buffer_unref(struct bmig_buffer *buffer); /* NULL is fine */
 void bmig_pool_wait(struct bmig_pool *pool, struct bmig_buffer_wait *wait);
 void bmig_pool_cancel(struct bmig_pool *pool, struct bmig_buffer_wait *wait);
 
+/* The memory that every buffer lies in, for bmig_loop_set_buffers. */
+void bmig_pool_area(const struct bmig_pool *pool, void **base, size_t *length);
+
 size_t bmig_pool_size_bytes(const struct bmig_pool *pool);
 size_t bmig_pool_used_bytes(const struct bmig_pool *pool);
 
