@@ -90,20 +90,6 @@ static int bind_unix(struct nbds_listener *listener, const char *path, struct bm
 
 /* ---- TCP ---- */
 
-/* The parsed port can't tell ":0" from none. */
-static bool asks_for_any_port(const struct bmig_uri *uri)
-{
-    const char *authority = strstr(uri->text, "://");
-    const char *param = bmig_uri_param(uri, "port");
-    size_t length;
-
-    if (param)
-        return strcmp(param, "0") == 0;
-    authority = authority ? authority + 3 : "";
-    length = strcspn(authority, "/?#");
-    return length >= 2 && memcmp(authority + length - 2, ":0", 2) == 0;
-}
-
 static int bind_first(struct nbds_listener *listener, const struct addrinfo *list)
 {
     int error = EADDRNOTAVAIL, one = 1;
@@ -141,8 +127,6 @@ static int bind_tcp(struct nbds_listener *listener, const struct bmig_uri *uri,
         return bmig_error_set(err, BMIG_USAGE, EINVAL,
                               "'%s': name the address to listen on, as in nbd://127.0.0.1/",
                               uri->text);
-    if (asks_for_any_port(uri))
-        port = 0;
     snprintf(service, sizeof(service), "%u", (unsigned)port);
     rc = getaddrinfo(uri->host, service, &hints, &list);
     if (rc)
@@ -312,12 +296,32 @@ static int make_listener(struct nbds_listener **made, struct bmig_nbd_server *se
     return 0;
 }
 
+/* A URI's port is never 0 (core/uri.h), but to listen on "HOST:0" means any: the same as
+ * "HOST?port=0". */
+static int parse(struct bmig_uri *uri, const char *text, struct bmig_error *err)
+{
+    const char *authority = strstr(text, "://");
+    size_t length = authority ? (size_t)(authority - text) + 3 : 0;
+    char *other;
+    int rc;
+
+    length += strcspn(text + length, "/?#");
+    if (length < 2 || memcmp(text + length - 2, ":0", 2) != 0)
+        return bmig_uri_parse(uri, text, err);
+    if (asprintf(&other, "%.*s%s%sport=0", (int)length - 2, text, text + length,
+                 strchr(text, '?') ? "&" : "?") < 0)
+        return bmig_error_set(err, BMIG_FAILED, ENOMEM, "'%s': out of memory", text);
+    rc = bmig_uri_parse(uri, other, err);
+    free(other);
+    return rc;
+}
+
 int nbds_listen(struct bmig_nbd_server *server, const char *text, char **bound,
                 struct bmig_error *err)
 {
     struct nbds_listener *listener = NULL;
     struct bmig_uri uri;
-    int rc = bmig_uri_parse(&uri, text, err);
+    int rc = parse(&uri, text, err);
 
     assert(!server->stopping);
     if (rc)
