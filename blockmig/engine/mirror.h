@@ -33,6 +33,7 @@ struct bmig_mirror_options {
     uint64_t leg_timeout_ns;        /* a secondary leg that takes longer is given up; 0: 5 s */
     bool verify;
     bool paused;
+    bool fail_fast; /* the first error gives the secondary up, for tools; else it is tried again a few times */
 };
 
 struct bmig_mirror_stats {

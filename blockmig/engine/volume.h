@@ -15,7 +15,6 @@
 #include "blockmig/core/buffer.h"
 #include "blockmig/core/disk.h"
 #include "blockmig/core/histogram.h"
-#include "blockmig/engine/range_lock.h"
 
 struct bmig_volume;
 
@@ -37,11 +36,8 @@ struct bmig_volume_request {
     void *user;
 
     /* The volume's from submit until done. */
-    struct bmig_range range;
-    struct bmig_volume_op *op_state;
     struct bmig_volume_request *next;
-    struct bmig_volume *volume;
-    uint64_t submitted_ns;
+    int status;
 };
 
 /* A volume on primary (attached, borrowed until bmig_volume_free or until a switch makes it the
@@ -67,6 +63,11 @@ uint32_t bmig_volume_caps(const struct bmig_volume *volume);
 struct bmig_disk *bmig_volume_primary(const struct bmig_volume *volume);
 uint64_t bmig_volume_epoch(const struct bmig_volume *volume);
 const char *bmig_volume_name(const struct bmig_volume *volume);
+
+struct bmig_volume_stats {
+    uint64_t reads, writes, read_bytes, write_bytes, flushes, errors; /* of the guest, since the volume began */
+};
+void bmig_volume_stats(const struct bmig_volume *volume, struct bmig_volume_stats *stats);
 
 /* Guest latencies since the volume began: READ and WRITE, submit to done. */
 const struct bmig_histogram *bmig_volume_latency(const struct bmig_volume *volume);
