@@ -2,12 +2,13 @@
  *
  * The one door: every request to every driver passes here, and leaves here.
  *
- * A request takes one of two ways. Direct: it is as the driver wants it, and the driver gets it. Split: the
- * door makes children of it, a few at a time, and answers it when the last has ended; the state of the split
- * lies in the request's driver memory, which no driver owns meanwhile. A child may itself be split.
+ * A request takes one of two ways. Direct: it is as the driver wants it, and the driver gets it.
+ * Split: the door makes children of it, a few at a time, and answers it when the last has ended;
+ * the state of the split lies in the request's driver memory, which no driver owns meanwhile. A
+ * child may itself be split.
  *
- * Invariants: in_flight counts what a driver holds; a request is answered exactly once, from the disk's task;
- * of partial-block writes to one block, one is under way at a time.
+ * Invariants: in_flight counts what a driver holds; a request is answered exactly once, from the
+ * disk's task; of partial-block writes to one block, one is under way at a time.
  */
 #include "blockmig/core/disk.h"
 
@@ -85,10 +86,12 @@ static void bounce_end(struct bmig_request *request, int status)
 {
     if (!request->bounce)
         return;
-    if (request->op == BMIG_READ && status == 0)
-        memcpy(request->data, request->bounce, request->length);
-    free(request->bounce);
+    uint8_t *aligned = request->data;
+    request->data = request->bounce;
     request->bounce = NULL;
+    if (request->op == BMIG_READ && status == 0)
+        memcpy(request->data, aligned, request->length);
+    free(aligned);
 }
 
 static void child_done(struct bmig_disk *disk, struct bmig_request *child)
@@ -112,8 +115,7 @@ static void child_done(struct bmig_disk *disk, struct bmig_request *child)
 
 static void run_done(struct bmig_task *task)
 {
-    struct bmig_disk *disk =
-        (struct bmig_disk *)((char *)task - offsetof(struct bmig_disk, task));
+    struct bmig_disk *disk = (struct bmig_disk *)((char *)task - offsetof(struct bmig_disk, task));
     struct bmig_request *request = disk->done_head;
     disk->done_head = disk->done_tail = NULL;
     while (request) {
@@ -139,7 +141,8 @@ static void hand_over(struct bmig_disk *disk, struct bmig_request *request)
     disk->driver->submit(disk, request);
 }
 
-/* Ends a request that a fenced disk was to get. One that came by a disk above is counted back there. */
+/* Ends a request that a fenced disk was to get. One that came by a disk above is counted back
+ * there. */
 static void refuse(struct bmig_disk *disk, struct bmig_request *request)
 {
     if (request->path_depth) {
@@ -372,13 +375,15 @@ static void route_data(struct bmig_disk *disk, struct bmig_request *request)
     request->flags &= fua ? ~(uint32_t)BMIG_FUA : ~0u;
     if ((uintptr_t)request->data & (limits->memory_align - 1)) {
         size_t align = limits->memory_align > 16 ? limits->memory_align : 16;
-        request->bounce = aligned_alloc(align, (request->length + align - 1) / align * align);
-        if (!request->bounce) {
+        uint8_t *aligned = aligned_alloc(align, (request->length + align - 1) / align * align);
+        if (!aligned) {
             finish(disk, request, -ENOMEM);
             return;
         }
         if (request->op == BMIG_WRITE)
-            memcpy(request->bounce, request->data, request->length);
+            memcpy(aligned, request->data, request->length);
+        request->bounce = request->data;
+        request->data = aligned;
     }
     dispatch(disk, request);
 }
@@ -551,9 +556,9 @@ static void fence_check(struct bmig_disk *disk)
 
 /* ---- life ---- */
 
-int bmig_disk_open(struct bmig_disk **out, const struct bmig_driver *driver,
-                   struct bmig_disk *next, const struct bmig_uri *uri,
-                   const struct bmig_open_options *options, struct bmig_error *err)
+int bmig_disk_open(struct bmig_disk **out, const struct bmig_driver *driver, struct bmig_disk *next,
+                   const struct bmig_uri *uri, const struct bmig_open_options *options,
+                   struct bmig_error *err)
 {
     struct bmig_disk *disk = calloc(1, sizeof(*disk));
     if (!disk)

@@ -57,7 +57,7 @@ struct bmig_request {
     struct bmig_partial *partial;
     uint32_t pending; /* children under way */
     int status;
-    uint8_t *bounce;
+    uint8_t *bounce; /* the caller's data, while data is an aligned copy */
     uint64_t submitted_ns;
 
     /* The driver's, from its submit until bmig_disk_complete. */
