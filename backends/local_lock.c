@@ -168,11 +168,12 @@ static int no_locks(int code, const char *path, struct bmig_error *err)
 
 int bmig_local_lock(int fd, bool writable, const char *path, struct bmig_error *err)
 {
-    static const int writer[] = {HAS_BASE + READ_PERMISSION, HAS_BASE + WRITE_PERMISSION,
-                                 UNSHARED_BASE + WRITE_PERMISSION,
-                                 UNSHARED_BASE + RESIZE_PERMISSION, 0};
-    static const int reader[] = {HAS_BASE + READ_PERMISSION, UNSHARED_BASE + WRITE_PERMISSION,
-                                 UNSHARED_BASE + RESIZE_PERMISSION, 0};
+    /* In the order in which what others hold is looked for: the plainest reason first. */
+    static const int writer[] = {UNSHARED_BASE + WRITE_PERMISSION,
+                                 UNSHARED_BASE + RESIZE_PERMISSION, HAS_BASE + WRITE_PERMISSION,
+                                 HAS_BASE + READ_PERMISSION, 0};
+    static const int reader[] = {UNSHARED_BASE + WRITE_PERMISSION,
+                                 UNSHARED_BASE + RESIZE_PERMISSION, HAS_BASE + READ_PERMISSION, 0};
     const int *bytes = writable ? writer : reader;
     for (const int *byte = bytes; *byte; byte++) {
         int status = lock_byte(fd, *byte);
