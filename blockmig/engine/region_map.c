@@ -11,7 +11,7 @@
 
 enum { MIN_SHIFT = 16, MAX_SHIFT = 20, MAX_REGIONS_LOG2 = 24, BITMAPS = 5 };
 
-static uint32_t shift_for(uint64_t size_bytes)
+uint32_t bmig_region_map_shift(uint64_t size_bytes)
 {
     uint32_t shift = MIN_SHIFT;
     while (shift < MAX_SHIFT && (size_bytes >> shift) > (UINT64_C(1) << MAX_REGIONS_LOG2))
@@ -42,7 +42,7 @@ static void clear(uint64_t *bits, uint64_t i)
 int bmig_region_map_init(struct bmig_region_map *map, uint64_t size_bytes, bool clean)
 {
     assert(size_bytes > 0);
-    uint32_t shift = shift_for(size_bytes);
+    uint32_t shift = bmig_region_map_shift(size_bytes);
     uint64_t count = (size_bytes + (UINT64_C(1) << shift) - 1) >> shift;
     uint64_t words = words_for(count);
     uint64_t *bits = calloc(words * BITMAPS, sizeof(uint64_t));
@@ -71,7 +71,7 @@ void bmig_region_map_fini(struct bmig_region_map *map)
 
 uint64_t bmig_region_map_memory_bytes(uint64_t size_bytes)
 {
-    uint32_t shift = shift_for(size_bytes);
+    uint32_t shift = bmig_region_map_shift(size_bytes);
     return words_for((size_bytes >> shift) + 1) * BITMAPS * sizeof(uint64_t);
 }
 

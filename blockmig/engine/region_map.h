@@ -31,6 +31,9 @@ struct bmig_region_map {
 int bmig_region_map_init(struct bmig_region_map *map, uint64_t size_bytes, bool clean);
 void bmig_region_map_fini(struct bmig_region_map *map);
 
+/* log2 of the bytes of a region of a disk of size_bytes. */
+uint32_t bmig_region_map_shift(uint64_t size_bytes);
+
 /* The bytes that a map of a disk of size_bytes takes. */
 uint64_t bmig_region_map_memory_bytes(uint64_t size_bytes);
 

@@ -52,9 +52,34 @@
 #ifndef BLOCKMIG_WORKER_CONTROL_H
 #define BLOCKMIG_WORKER_CONTROL_H
 
+#include <jansson.h>
+
 #include "blockmig/core/error.h"
 #include "blockmig/core/loop.h"
 
 enum { BMIG_CONTROL_PROTOCOL = 1, BMIG_CONTROL_MAX_LINE = 1 << 20 };
+
+struct bmig_control;
+struct bmig_control_call;
+
+/* Called for each request line that is an object with "id" and "do"; arguments (borrowed for the call) is the
+ * object without those two. Ends, now or later, with one bmig_control_reply or _fail for call. */
+typedef void bmig_control_verb(void *user, struct bmig_control_call *call, const char *verb,
+                               json_t *arguments);
+
+/* Listens on a unix socket at path (a stale socket file is replaced, a live one is DENIED). Loop's thread, as all
+ * that follow. */
+int bmig_control_new(struct bmig_control **control, struct bmig_loop *loop, const char *path,
+                     bmig_control_verb *verb, void *user, struct bmig_error *err);
+
+/* Sends what is queued as far as it goes without waiting, and closes. Calls not answered are forgotten. */
+void bmig_control_free(struct bmig_control *control);
+
+/* Answers: body's members (taken over; NULL: none) are added to the reply. */
+void bmig_control_reply(struct bmig_control_call *call, json_t *body);
+void bmig_control_fail(struct bmig_control_call *call, const struct bmig_error *err);
+
+/* Sends event (taken over) to every connection. */
+void bmig_control_event(struct bmig_control *control, json_t *event);
 
 #endif
