@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * libcurl on the daemon's unix socket. All transfers run on a multi handle, so that a signal or a deadline
- * ends a stream at once: poll returns on EINTR, and what the handler set is looked at then.
+ * libcurl on the daemon's unix socket. All transfers run on a multi handle, so that a signal or a
+ * deadline ends a stream at once: poll returns on EINTR, and what the handler set is looked at
+ * then.
  */
 #include "cli/api.h"
 
@@ -57,9 +58,10 @@ int bmig_api_open(struct bmig_api **api, const char *root, struct bmig_error *er
     }
     if (strlen(made->socket) >= sizeof(((struct sockaddr_un *)NULL)->sun_path)) {
         bmig_api_close(made);
-        return bmig_error_set(err, BMIG_USAGE, ENAMETOOLONG,
-                              "--root '%.100s...': too long a path for a unix socket; choose one below %zu bytes",
-                              root, sizeof(((struct sockaddr_un *)NULL)->sun_path) - 24);
+        return bmig_error_set(
+            err, BMIG_USAGE, ENAMETOOLONG,
+            "--root '%.100s...': too long a path for a unix socket; choose one below %zu bytes",
+            root, sizeof(((struct sockaddr_un *)NULL)->sun_path) - 24);
     }
     *api = made;
     return 0;
@@ -99,7 +101,8 @@ static bool feed_lines(struct receipt *receipt)
     char *start = receipt->data;
     char *newline;
     bool go_on = true;
-    while (go_on && (newline = memchr(start, '\n', receipt->length - (size_t)(start - receipt->data)))) {
+    while (go_on &&
+           (newline = memchr(start, '\n', receipt->length - (size_t)(start - receipt->data)))) {
         json_t *object = json_loadb(start, (size_t)(newline - start), 0, NULL);
         if (json_is_object(object))
             go_on = receipt->stream->line(receipt->stream->user, object);
@@ -143,10 +146,11 @@ static int no_daemon(struct bmig_api *api, struct bmig_error *err)
         return bmig_error_set(err, BMIG_NO_DAEMON, ECONNREFUSED,
                               "no blockmigd answers at %s: start it with 'blockmigd --root %.150s'",
                               api->socket, api->root);
-    return bmig_error_set(err, BMIG_NO_DAEMON, ECONNREFUSED,
-                          "no blockmigd answers at %s: start it with 'systemctl start blockmigd', or name its "
-                          "folder with --root",
-                          api->socket);
+    return bmig_error_set(
+        err, BMIG_NO_DAEMON, ECONNREFUSED,
+        "no blockmigd answers at %s: start it with 'systemctl start blockmigd', or name its "
+        "folder with --root",
+        api->socket);
 }
 
 static int transfer_error(struct bmig_api *api, CURL *easy, CURLcode code, struct bmig_error *err)
@@ -156,9 +160,10 @@ static int transfer_error(struct bmig_api *api, CURL *easy, CURLcode code, struc
     if (code == CURLE_OUT_OF_MEMORY)
         return bmig_error_set(err, BMIG_FAILED, ENOMEM, "no memory");
     if (os_error == EACCES || os_error == EPERM)
-        return bmig_error_set(err, BMIG_DENIED, (int)os_error,
-                              "%s: you may not talk to blockmigd: be root, or in the group that owns the socket",
-                              api->socket);
+        return bmig_error_set(
+            err, BMIG_DENIED, (int)os_error,
+            "%s: you may not talk to blockmigd: be root, or in the group that owns the socket",
+            api->socket);
     return no_daemon(api, err);
 }
 
@@ -169,8 +174,9 @@ static int answer_error(long status, json_t *answer, struct bmig_error *err)
     const char *message = json_string_value(json_object_get(error, "message"));
     const char *kind = json_string_value(json_object_get(error, "kind"));
     if (!message)
-        return bmig_error_set(err, status == 404 ? BMIG_NOT_FOUND : BMIG_FAILED, EPROTO,
-                              "blockmigd answered %ld without saying why: is it of another version?", status);
+        return bmig_error_set(
+            err, status == 404 ? BMIG_NOT_FOUND : BMIG_FAILED, EPROTO,
+            "blockmigd answered %ld without saying why: is it of another version?", status);
     return bmig_error_set(err, kind ? bmig_error_kind_from_name(kind) : BMIG_FAILED,
                           (int)json_integer_value(json_object_get(error, "code")), "%s", message);
 }
@@ -189,8 +195,9 @@ static CURL *prepare(struct bmig_api *api, const char *method, const char *path,
     receipt->easy = easy;
     curl_easy_setopt(easy, CURLOPT_URL, url);
     curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, api->socket);
-    curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L); /* a name of ".." goes to the daemon, to be refused */
-    curl_easy_setopt(easy, CURLOPT_PROXY, "");      /* whatever http_proxy says */
+    curl_easy_setopt(easy, CURLOPT_PATH_AS_IS,
+                     1L); /* a name of ".." goes to the daemon, to be refused */
+    curl_easy_setopt(easy, CURLOPT_PROXY, ""); /* whatever http_proxy says */
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT, 10L);
     curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method);
@@ -204,7 +211,8 @@ static CURL *prepare(struct bmig_api *api, const char *method, const char *path,
 }
 
 /* Runs easy to its end, or to the stream's stop or deadline (then *ended is false). */
-static CURLcode perform(struct bmig_api *api, CURL *easy, struct bmig_api_stream *stream, bool *ended)
+static CURLcode perform(struct bmig_api *api, CURL *easy, struct bmig_api_stream *stream,
+                        bool *ended)
 {
     int running = 1;
     CURLcode code = CURLE_OK;
@@ -266,7 +274,8 @@ static int request(struct bmig_api *api, const char *method, const char *path, c
     } else if (code != CURLE_OK) {
         rc = transfer_error(api, easy, code, err);
     } else {
-        parsed = receipt.length ? json_loadb(receipt.data, receipt.length, JSON_DECODE_ANY, NULL) : NULL;
+        parsed =
+            receipt.length ? json_loadb(receipt.data, receipt.length, JSON_DECODE_ANY, NULL) : NULL;
         if (status >= 400)
             rc = answer_error(status, parsed, err);
         else if (!stream && receipt.length && !parsed)

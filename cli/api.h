@@ -2,8 +2,8 @@
  *
  * The daemon's API as the command line uses it: JSON over HTTP on a unix socket.
  *
- * One connection at a time, one thread. An answer that is an error becomes err with its own kind; no answer
- * is BMIG_NO_DAEMON.
+ * One connection at a time, one thread. An answer that is an error becomes err with its own kind;
+ * no answer is BMIG_NO_DAEMON.
  */
 #ifndef CLI_API_H
 #define CLI_API_H
@@ -23,8 +23,8 @@ int bmig_api_open(struct bmig_api **api, const char *root, struct bmig_error *er
 void bmig_api_close(struct bmig_api *api); /* NULL is fine */
 const char *bmig_api_socket(const struct bmig_api *api);
 
-/* method on path (percent-encoded; bmig_api_path) with body (taken over; NULL: none). *answer (may be NULL)
- * is the caller's to json_decref; never NULL on success. */
+/* method on path (percent-encoded; bmig_api_path) with body (taken over; NULL: none). *answer (may
+ * be NULL) is the caller's to json_decref; never NULL on success. */
 int bmig_api_call(struct bmig_api *api, const char *method, const char *path, json_t *body,
                   json_t **answer, struct bmig_error *err);
 
@@ -46,7 +46,8 @@ struct bmig_api_stream {
     enum bmig_api_stream_end end;      /* out, where 0 was returned */
 };
 
-/* GET of a stream of JSON lines. A connection that breaks is BMIG_NO_DAEMON, like one that never was. */
+/* GET of a stream of JSON lines. A connection that breaks is BMIG_NO_DAEMON, like one that never
+ * was. */
 int bmig_api_follow(struct bmig_api *api, const char *path, struct bmig_api_stream *stream,
                     struct bmig_error *err);
 

@@ -2,9 +2,9 @@
  *
  * The argument parser: argv against the table of verbs, all of it checked before anything is tried.
  *
- * Two steps, because options may stand anywhere, even before the verb: first argv is parted into words and
- * options by what any verb's option of that name takes (one name means one kind everywhere), then the words
- * name the verb and each option is held against that verb's own table.
+ * Two steps, because options may stand anywhere, even before the verb: first argv is parted into
+ * words and options by what any verb's option of that name takes (one name means one kind
+ * everywhere), then the words name the verb and each option is held against that verb's own table.
  */
 #include "cli/cli.h"
 
@@ -59,7 +59,8 @@ static int add_word(struct split *split, const char *word, struct bmig_error *er
     return 0;
 }
 
-/* Reads the option at argv[*index] and moves *index over its value where that is a word of its own. */
+/* Reads the option at argv[*index] and moves *index over its value where that is a word of its own.
+ */
 static int add_option(struct split *split, const struct bmig_cli_verb *verbs, int argc,
                       char *const *argv, int *index, struct bmig_error *err)
 {
@@ -80,8 +81,8 @@ static int add_option(struct split *split, const struct bmig_cli_verb *verbs, in
     if (!flag || flag->kind == BMIG_CLI_SWITCH || equals)
         return 0;
     const char *next = *index + 1 < argc ? argv[*index + 1] : NULL;
-    /* A number may be negative, to be refused for that; a text that looks like an option most likely is
-     * one whose value was forgotten. */
+    /* A number may be negative, to be refused for that; a text that looks like an option most
+     * likely is one whose value was forgotten. */
     bool text = flag->kind == BMIG_CLI_TEXT || flag->kind == BMIG_CLI_FORMAT;
     if (!next || strncmp(next, "--", 2) == 0 || (text && next[0] == '-' && next[1]))
         return bmig_error_set(err, BMIG_USAGE, EINVAL, "--%s needs a value: --%s %s%s", flag->name,
@@ -122,51 +123,6 @@ static int split_arguments(struct split *split, const struct bmig_cli_verb *verb
 
 /* ---- which verb ---- */
 
-static unsigned min3(unsigned a, unsigned b, unsigned c)
-{
-    unsigned least = a < b ? a : b;
-    return least < c ? least : c;
-}
-
-/* The number of letters to insert, delete, change or swap to make a into b; UINT_MAX where either is
- * longer than any name of ours. */
-static unsigned edit_distance(const char *a, const char *b)
-{
-    enum { MOST = 24 };
-    size_t a_length = strlen(a), b_length = strlen(b);
-    unsigned rows[MOST + 1][MOST + 1];
-    if (a_length > MOST || b_length > MOST)
-        return 1000;
-    for (size_t i = 0; i <= a_length; i++) {
-        for (size_t j = 0; j <= b_length; j++) {
-            if (i == 0 || j == 0) {
-                rows[i][j] = (unsigned)(i + j);
-                continue;
-            }
-            unsigned change = rows[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-            rows[i][j] = min3(rows[i - 1][j] + 1, rows[i][j - 1] + 1, change);
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
-                rows[i - 2][j - 2] + 1 < rows[i][j])
-                rows[i][j] = rows[i - 2][j - 2] + 1;
-        }
-    }
-    return rows[a_length][b_length];
-}
-
-const char *bmig_cli_nearest(const char *word, const char *const *candidates)
-{
-    const char *best = NULL;
-    unsigned best_distance = strlen(word) <= 4 ? 2 : 3; /* one less is still near */
-    for (; *candidates; candidates++) {
-        unsigned distance = edit_distance(word, *candidates);
-        if (distance < best_distance) {
-            best = *candidates;
-            best_distance = distance;
-        }
-    }
-    return best;
-}
-
 static bool group_of(const char *name, char *group, size_t capacity)
 {
     const char *space = strchr(name, ' ');
@@ -204,12 +160,13 @@ static int refuse_verb(const struct bmig_cli_verb *verbs, const char *group, con
     names[count] = NULL;
     const char *nearest = bmig_cli_nearest(word, names);
     if (nearest)
-        return bmig_error_set(err, BMIG_USAGE, EINVAL, "unknown verb '%s%s%.64s': did you mean '%s%s%s'?",
+        return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                              "unknown verb '%s%s%.64s': did you mean '%s%s%s'?",
                               group ? group : "", group ? " " : "", word, group ? group : "",
                               group ? " " : "", nearest);
-    return bmig_error_set(err, BMIG_USAGE, EINVAL, "unknown verb '%s%s%.64s': see 'blockmig %s%s--help'",
-                          group ? group : "", group ? " " : "", word, group ? group : "",
-                          group ? " " : "");
+    return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                          "unknown verb '%s%s%.64s': see 'blockmig %s%s--help'", group ? group : "",
+                          group ? " " : "", word, group ? group : "", group ? " " : "");
 }
 
 static const struct bmig_cli_verb *find_verb(const struct bmig_cli_verb *verbs, const char *name)
@@ -221,7 +178,8 @@ static const struct bmig_cli_verb *find_verb(const struct bmig_cli_verb *verbs, 
     return NULL;
 }
 
-/* Takes the verb's word or two from the front of the words. Help may be asked for without a verb. */
+/* Takes the verb's word or two from the front of the words. Help may be asked for without a verb.
+ */
 static int choose_verb(struct bmig_cli *cli, const struct bmig_cli_verb *verbs, struct split *split,
                        unsigned *taken, struct bmig_error *err)
 {
@@ -247,8 +205,8 @@ static int choose_verb(struct bmig_cli *cli, const struct bmig_cli_verb *verbs, 
             return 0;
         }
         if (!second)
-            return bmig_error_set(err, BMIG_USAGE, EINVAL, "what about the %s? See 'blockmig %s --help'",
-                                  first, first);
+            return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                                  "what about the %s? See 'blockmig %s --help'", first, first);
         if (strlen(second) > 15)
             return refuse_verb(verbs, first, second, err);
         ++*taken;
@@ -276,8 +234,8 @@ static int parse_count(const char *text, const char *what, uint64_t *value, stru
     errno = 0;
     unsigned long long number = strtoull(text, &end, 10);
     if (text[0] < '0' || text[0] > '9' || *end || errno || number > INT32_MAX)
-        return bmig_error_set(err, BMIG_USAGE, EINVAL, "%s: '%.64s' is not a number from 0 to %d", what,
-                              text, INT32_MAX);
+        return bmig_error_set(err, BMIG_USAGE, EINVAL, "%s: '%.64s' is not a number from 0 to %d",
+                              what, text, INT32_MAX);
     *value = number;
     return 0;
 }
@@ -288,12 +246,12 @@ static int parse_format(const char *text, const char *what, struct bmig_error *e
         if (strcmp(*format, text) == 0)
             return 0;
     }
-    return bmig_error_set(err, BMIG_USAGE, EINVAL, "%s: '%.64s' is no format: raw, qcow2, vhd, vmdk, qcow are",
-                          what, text);
+    return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                          "%s: '%.64s' is no format: raw, qcow2, vhd, vmdk, qcow are", what, text);
 }
 
-static int parse_value(const struct bmig_cli_flag *flag, const char *text, struct bmig_cli_value *value,
-                       struct bmig_error *err)
+static int parse_value(const struct bmig_cli_flag *flag, const char *text,
+                       struct bmig_cli_value *value, struct bmig_error *err)
 {
     char what[64] = "--";
     strncat(what, flag->name, sizeof(what) - 3);
@@ -329,11 +287,13 @@ static int refuse_option(const struct bmig_cli *cli, const struct bmig_cli_verb 
     int length = (int)(option->name_length < 64 ? option->name_length : 64);
     const char *verb = cli->verb ? cli->verb->name : "";
     if (cli->verb && find_flag_anywhere(verbs, option->name, option->name_length))
-        return bmig_error_set(err, BMIG_USAGE, EINVAL, "'%s' does not take --%.*s: see 'blockmig %s --help'",
-                              verb, length, option->name, verb);
+        return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                              "'%s' does not take --%.*s: see 'blockmig %s --help'", verb, length,
+                              option->name, verb);
     const char *names[BMIG_CLI_MAX_FLAGS + 8];
     unsigned count = 0;
-    for (const struct bmig_cli_flag *flag = cli->verb ? cli->verb->flags : NULL; flag && flag->name; flag++)
+    for (const struct bmig_cli_flag *flag = cli->verb ? cli->verb->flags : NULL; flag && flag->name;
+         flag++)
         names[count++] = flag->name;
     for (const struct bmig_cli_flag *flag = bmig_cli_global_flags; flag->name; flag++)
         names[count++] = flag->name;
@@ -342,14 +302,15 @@ static int refuse_option(const struct bmig_cli *cli, const struct bmig_cli_verb 
     memcpy(given, option->name, (size_t)length);
     const char *nearest = bmig_cli_nearest(given, names);
     if (nearest)
-        return bmig_error_set(err, BMIG_USAGE, EINVAL, "unknown option '--%s': did you mean '--%s'?", given,
-                              nearest);
-    return bmig_error_set(err, BMIG_USAGE, EINVAL, "unknown option '--%s': see 'blockmig %s%s--help'", given,
-                          verb, *verb ? " " : "");
+        return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                              "unknown option '--%s': did you mean '--%s'?", given, nearest);
+    return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                          "unknown option '--%s': see 'blockmig %s%s--help'", given, verb,
+                          *verb ? " " : "");
 }
 
-static int take_options(struct bmig_cli *cli, const struct bmig_cli_verb *verbs, const struct split *split,
-                        struct bmig_error *err)
+static int take_options(struct bmig_cli *cli, const struct bmig_cli_verb *verbs,
+                        const struct split *split, struct bmig_error *err)
 {
     for (unsigned i = 0; i < split->option_count; i++) {
         const struct option *option = &split->options[i];
@@ -368,7 +329,8 @@ static int take_options(struct bmig_cli *cli, const struct bmig_cli_verb *verbs,
     return 0;
 }
 
-static int take_global_options(struct bmig_cli *cli, const struct split *split, struct bmig_error *err)
+static int take_global_options(struct bmig_cli *cli, const struct split *split,
+                               struct bmig_error *err)
 {
     for (unsigned i = 0; i < split->option_count; i++) {
         const struct option *option = &split->options[i];
@@ -397,8 +359,8 @@ static int check_required(const struct bmig_cli *cli, struct bmig_error *err)
     const struct bmig_cli_flag *flag = cli->verb->flags;
     for (unsigned i = 0; flag && flag[i].name; i++) {
         if (flag[i].required && !cli->values[i].text)
-            return bmig_error_set(err, BMIG_USAGE, EINVAL, "'%s' needs --%s %s: %s", cli->verb->name,
-                                  flag[i].name, flag[i].argument, flag[i].help);
+            return bmig_error_set(err, BMIG_USAGE, EINVAL, "'%s' needs --%s %s: %s",
+                                  cli->verb->name, flag[i].name, flag[i].argument, flag[i].help);
     }
     return 0;
 }
@@ -416,16 +378,18 @@ static int take_words(struct bmig_cli *cli, const struct split *split, unsigned 
     assert(most <= BMIG_CLI_MAX_WORDS);
     unsigned given = split->word_count - taken;
     if (given > most)
-        return bmig_error_set(err, BMIG_USAGE, E2BIG, "'%.200s' is one word too many: blockmig %s%s%s",
+        return bmig_error_set(err, BMIG_USAGE, E2BIG,
+                              "'%.200s' is one word too many: blockmig %s%s%s",
                               split->words[taken + most], cli->verb->name, most ? " " : "",
                               most ? cli->verb->arguments : " takes none");
     if (given < least)
-        return bmig_error_set(err, BMIG_USAGE, EINVAL, "'%s' needs %s: blockmig %s %s", cli->verb->name,
-                              least > 1 ? "more words" : "a word", cli->verb->name, cli->verb->arguments);
+        return bmig_error_set(err, BMIG_USAGE, EINVAL, "'%s' needs %s: blockmig %s %s",
+                              cli->verb->name, least > 1 ? "more words" : "a word", cli->verb->name,
+                              cli->verb->arguments);
     for (unsigned i = 0; i < given; i++) {
         if (!split->words[taken + i][0])
-            return bmig_error_set(err, BMIG_USAGE, EINVAL, "an empty word: blockmig %s %s", cli->verb->name,
-                                  cli->verb->arguments);
+            return bmig_error_set(err, BMIG_USAGE, EINVAL, "an empty word: blockmig %s %s",
+                                  cli->verb->name, cli->verb->arguments);
         cli->words[i] = split->words[taken + i];
     }
     cli->word_count = given;

@@ -2,8 +2,8 @@
  *
  * check: reads every byte of an image that takes up room, and says which can't be read.
  *
- * In batches: the map of a stretch first, then its data in a window of large reads, then, for each read that
- * failed, its blocks one by one.
+ * In batches: the map of a stretch first, then its data in a window of large reads, then, for each
+ * read that failed, its blocks one by one.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -14,7 +14,14 @@
 #include "cli/output.h"
 #include "cli/session.h"
 
-enum { WINDOW = 16, READ_BYTES = 1 << 20, BATCH_EXTENTS = 1024, FINE_BYTES = 4096, MAX_REFINED = 64, MAX_BAD = 1000 };
+enum {
+    WINDOW = 16,
+    READ_BYTES = 1 << 20,
+    BATCH_EXTENTS = 1024,
+    FINE_BYTES = 4096,
+    MAX_REFINED = 64,
+    MAX_BAD = 1000
+};
 
 struct bad {
     uint64_t offset, length;
@@ -62,7 +69,8 @@ static void on_read(struct bmig_request *request, int status)
     slot->busy = false;
     check->busy--;
     if (status < 0)
-        check->failed[check->failed_count++] = (struct bad){request->offset, request->length, -status};
+        check->failed[check->failed_count++] =
+            (struct bad){request->offset, request->length, -status};
     else
         check->bytes_read += request->length;
 }
@@ -82,7 +90,8 @@ static void show(struct check *check)
                                      .stale_bytes = UINT64_MAX,
                                      .guest_p99_us = UINT64_MAX,
                                      .guest_p99_us_before = UINT64_MAX};
-    uint64_t now_ns = bmig_api_now_ns(), done = check->bytes_read + check->bytes_skipped + check->bytes_bad;
+    uint64_t now_ns = bmig_api_now_ns(),
+             done = check->bytes_read + check->bytes_skipped + check->bytes_bad;
     double seconds = (double)(now_ns - check->begin_ns) / 1e9;
     if (now_ns - check->shown_ns < 200000000)
         return;
@@ -208,7 +217,8 @@ static int prepare(struct check *check, const struct bmig_place *place, struct b
             rc = bmig_error_set(err, BMIG_FAILED, ENOMEM, "no memory");
     }
     if (rc == 0 && check->session.disks[0]->size_bytes == 0)
-        rc = bmig_error_set(err, BMIG_FAILED, EINVAL, "'%.300s' is empty: there is no disk in it", place->given);
+        rc = bmig_error_set(err, BMIG_FAILED, EINVAL, "'%.300s' is empty: there is no disk in it",
+                            place->given);
     check->begin_ns = bmig_api_now_ns();
     return rc;
 }
@@ -217,15 +227,17 @@ static void report_json(const struct check *check, const struct bmig_place *plac
 {
     json_t *list = json_array();
     for (unsigned i = 0; i < check->bad_count; i++)
-        json_array_append_new(list, json_pack("{s:I,s:I,s:s}", "offset", (json_int_t)check->bad[i].offset, "length",
-                                              (json_int_t)check->bad[i].length, "error",
-                                              bmig_strerror(check->bad[i].code)));
-    bmig_output_json(stdout,
-                     json_pack("{s:o,s:I,s:I,s:I,s:I,s:b,s:o}", "image", bmig_output_json_text(place->given),
-                               "size_bytes", (json_int_t)check->session.disks[0]->size_bytes, "bytes_read",
-                               (json_int_t)check->bytes_read, "bytes_skipped", (json_int_t)check->bytes_skipped,
-                               "bytes_unreadable", (json_int_t)check->bytes_bad, "ok", check->bytes_bad == 0,
-                               "unreadable", list));
+        json_array_append_new(list,
+                              json_pack("{s:I,s:I,s:s}", "offset", (json_int_t)check->bad[i].offset,
+                                        "length", (json_int_t)check->bad[i].length, "error",
+                                        bmig_strerror(check->bad[i].code)));
+    bmig_output_json(stdout, json_pack("{s:o,s:I,s:I,s:I,s:I,s:b,s:o}", "image",
+                                       bmig_output_json_text(place->given), "size_bytes",
+                                       (json_int_t)check->session.disks[0]->size_bytes,
+                                       "bytes_read", (json_int_t)check->bytes_read, "bytes_skipped",
+                                       (json_int_t)check->bytes_skipped, "bytes_unreadable",
+                                       (json_int_t)check->bytes_bad, "ok", check->bytes_bad == 0,
+                                       "unreadable", list));
 }
 
 static int report(const struct check *check, const struct bmig_place *place, struct bmig_error *err)
@@ -236,11 +248,12 @@ static int report(const struct check *check, const struct bmig_place *place, str
     if (check->cli->json)
         report_json(check, place);
     for (unsigned i = 0; !check->cli->json && i < check->bad_count; i++)
-        printf("unreadable: %" PRIu64 " bytes at %" PRIu64 ": %s\n", check->bad[i].length, check->bad[i].offset,
-               bmig_strerror(check->bad[i].code));
+        printf("unreadable: %" PRIu64 " bytes at %" PRIu64 ": %s\n", check->bad[i].length,
+               check->bad[i].offset, bmig_strerror(check->bad[i].code));
     if (check->bytes_bad)
-        return bmig_error_set(err, BMIG_FAILED, EIO, "'%.300s': %s can't be read, %s can", place->given,
-                              bmig_output_size(bad, sizeof(bad), check->bytes_bad), read);
+        return bmig_error_set(err, BMIG_FAILED, EIO, "'%.300s': %s can't be read, %s can",
+                              place->given, bmig_output_size(bad, sizeof(bad), check->bytes_bad),
+                              read);
     if (!check->cli->json)
         printf("good: %s read, %s are zero or holes\n", read, skipped);
     return 0;
@@ -254,8 +267,9 @@ int bmig_cli_check(struct bmig_cli *cli, struct bmig_error *err)
     if (!check)
         return bmig_error_set(err, BMIG_FAILED, ENOMEM, "no memory");
     check->cli = cli;
-    int rc = bmig_place_resolve(cli, cli->words[0], bmig_cli_text(cli, "format"), bmig_cli_text(cli, "filters"),
-                                bmig_cli_text(cli, "secret-file"), &place, err);
+    int rc = bmig_place_resolve(cli, cli->words[0], bmig_cli_text(cli, "format"),
+                                bmig_cli_text(cli, "filters"), bmig_cli_text(cli, "secret-file"),
+                                &place, err);
     if (rc == 0)
         rc = bmig_session_stat(&place, &stat, err);
     if (rc == 0)
@@ -266,7 +280,8 @@ int bmig_cli_check(struct bmig_cli *cli, struct bmig_error *err)
         read_all(check);
         bmig_painter_clear(&check->session.painter);
         rc = *check->session.stop
-                 ? bmig_error_set(err, BMIG_CANCELLED, EINTR, "'%.300s': interrupted; nothing was changed", place.given)
+                 ? bmig_error_set(err, BMIG_CANCELLED, EINTR,
+                                  "'%.300s': interrupted; nothing was changed", place.given)
                  : report(check, &place, err);
     }
     for (unsigned i = 0; i < WINDOW; i++)

@@ -2,9 +2,9 @@
  *
  * The command line: one table of verbs drives parsing, help, completion and what runs.
  *
- * A verb's run gets its words and options parsed and checked, prints its data on stdout (one JSON document
- * with --json) and returns 0 or -errno with err set; err's kind is the exit code. Progress and errors go to
- * stderr. Nothing here serves guest I/O.
+ * A verb's run gets its words and options parsed and checked, prints its data on stdout (one JSON
+ * document with --json) and returns 0 or -errno with err set; err's kind is the exit code. Progress
+ * and errors go to stderr. Nothing here serves guest I/O.
  */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
@@ -71,8 +71,8 @@ struct bmig_cli {
     struct bmig_api *api; /* opened when first used */
 };
 
-/* Takes argv apart into cli (zeroed by the caller). BMIG_USAGE with a hint for anything that the table
- * does not know. With help or version set, verb may be NULL. No output. */
+/* Takes argv apart into cli (zeroed by the caller). BMIG_USAGE with a hint for anything that the
+ * table does not know. With help or version set, verb may be NULL. No output. */
 int bmig_cli_parse(struct bmig_cli *cli, const struct bmig_cli_verb *verbs, int argc,
                    char *const *argv, struct bmig_error *err);
 
@@ -81,8 +81,8 @@ bool bmig_cli_given(const struct bmig_cli *cli, const char *flag);
 const char *bmig_cli_text(const struct bmig_cli *cli, const char *flag); /* NULL: not given */
 uint64_t bmig_cli_number(const struct bmig_cli *cli, const char *flag, uint64_t fallback);
 
-/* The candidate nearest to word, or NULL where none is near enough to be what was meant. candidates ends
- * with NULL. */
+/* The candidate nearest to word, or NULL where none is near enough to be what was meant. candidates
+ * ends with NULL. */
 const char *bmig_cli_nearest(const char *word, const char *const *candidates);
 
 /* ---- help.c ---- */

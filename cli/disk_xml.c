@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * libvirt's <disk type='network'> for NBD. error_policy='stop' stands because libvirt drops <reconnect> for NBD
- * in some versions: a worker that is started again then finds a paused VM to resume, not a guest with EIO.
+ * libvirt's <disk type='network'> for NBD. error_policy='stop' stands because libvirt drops
+ * <reconnect> for NBD in some versions: a worker that is started again then finds a paused VM to
+ * resume, not a guest with EIO.
  */
 #include "cli/disk_xml.h"
 
@@ -68,15 +69,18 @@ int bmig_disk_xml(const char *nbd_uri, const char *serial, char **xml, struct bm
     int rc = bmig_uri_parse(&uri, nbd_uri, err);
     if (rc < 0)
         return rc;
-    const char *socket = strcmp(uri.scheme, "nbd+unix") == 0 ? bmig_uri_param(&uri, "socket") : NULL;
+    const char *socket =
+        strcmp(uri.scheme, "nbd+unix") == 0 ? bmig_uri_param(&uri, "socket") : NULL;
     if (!socket && (strcmp(uri.scheme, "nbd") != 0 || !uri.host)) {
         bmig_uri_fini(&uri);
-        return bmig_error_set(err, BMIG_FAILED, EINVAL, "'%.200s' is no place that libvirt's <disk> can name", nbd_uri);
+        return bmig_error_set(err, BMIG_FAILED, EINVAL,
+                              "'%.200s' is no place that libvirt's <disk> can name", nbd_uri);
     }
     FILE *out = open_memstream(xml, &size);
     if (out) {
         fputs("<disk type='network' device='disk'>\n"
-              "  <driver name='qemu' type='raw' cache='none' discard='unmap' error_policy='stop' rerror_policy='stop'/>\n",
+              "  <driver name='qemu' type='raw' cache='none' discard='unmap' error_policy='stop' "
+              "rerror_policy='stop'/>\n",
               out);
         put_source(out, &uri, socket);
         fputs("  <target dev='vda' bus='virtio'/>\n  <serial>", out);

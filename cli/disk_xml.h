@@ -7,7 +7,8 @@
 
 #include "blockmig/core/error.h"
 
-/* The <disk> for an NBD URI (nbd://, nbd+unix://); malloc'd. serial is what the guest sees as its name. */
+/* The <disk> for an NBD URI (nbd://, nbd+unix://); malloc'd. serial is what the guest sees as its
+ * name. */
 int bmig_disk_xml(const char *nbd_uri, const char *serial, char **xml, struct bmig_error *err);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * A job's events, followed over breaks: a daemon that is restarted or upgraded while a move runs is not the
- * move's end, so what follows it waits a while for the daemon to come back and takes the job up again.
+ * A job's events, followed over breaks: a daemon that is restarted or upgraded while a move runs is
+ * not the move's end, so what follows it waits a while for the daemon to come back and takes the
+ * job up again.
  */
 #include "cli/follow.h"
 
@@ -20,7 +21,8 @@ enum { DAEMON_PATIENCE_S = 30, RETRY_MS = 250 };
 bool bmig_job_is_final(const json_t *job)
 {
     const char *state = bmig_json_text(job, "state", "");
-    return strcmp(state, "done") == 0 || strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0;
+    return strcmp(state, "done") == 0 || strcmp(state, "failed") == 0 ||
+           strcmp(state, "cancelled") == 0;
 }
 
 int bmig_job_parse(const char *text, uint64_t *job, struct bmig_error *err)
@@ -39,16 +41,18 @@ int bmig_job_outcome(const json_t *job, struct bmig_error *err)
 {
     const char *state = bmig_json_text(job, "state", "");
     const json_t *error = json_object_get(job, "error");
-    const char *why = json_is_object(error) ? bmig_json_text(error, "message", "") : json_string_value(error);
+    const char *why =
+        json_is_object(error) ? bmig_json_text(error, "message", "") : json_string_value(error);
     int code = (int)bmig_json_u64(error, "code", 0);
     uint64_t id = bmig_json_u64(job, "id", 0);
     const char *colon = why && *why ? ": " : "";
     if (strcmp(state, "failed") == 0)
-        return bmig_error_set(err, BMIG_FAILED, code, "job %" PRIu64 " failed%s%s", id, colon, why ? why : "");
+        return bmig_error_set(err, BMIG_FAILED, code, "job %" PRIu64 " failed%s%s", id, colon,
+                              why ? why : "");
     if (strcmp(state, "cancelled") == 0)
         return bmig_error_set(err, BMIG_CANCELLED, code ? code : ECANCELED,
-                              "job %" PRIu64 " was cancelled%s%s; the volume is where it was", id, colon,
-                              why ? why : "");
+                              "job %" PRIu64 " was cancelled%s%s; the volume is where it was", id,
+                              colon, why ? why : "");
     return 0;
 }
 
@@ -67,7 +71,8 @@ static bool on_line(void *user, json_t *object)
     return !bmig_job_is_final(job);
 }
 
-static int read_once(struct bmig_cli *cli, struct bmig_follow *follow, bool *ended, struct bmig_error *err)
+static int read_once(struct bmig_cli *cli, struct bmig_follow *follow, bool *ended,
+                     struct bmig_error *err)
 {
     char path[64];
     struct bmig_api_stream stream = {
@@ -146,7 +151,8 @@ int bmig_follow_job(struct bmig_cli *cli, struct bmig_follow *follow, struct bmi
         if (rc == 0)
             lost_ns = 0;
         else if (gone.kind != BMIG_NO_DAEMON ||
-                 (lost_ns && bmig_api_now_ns() - lost_ns > DAEMON_PATIENCE_S * UINT64_C(1000000000))) {
+                 (lost_ns &&
+                  bmig_api_now_ns() - lost_ns > DAEMON_PATIENCE_S * UINT64_C(1000000000))) {
             *err = gone;
             return rc;
         } else if (!lost_ns)
@@ -160,7 +166,7 @@ int bmig_follow_job(struct bmig_cli *cli, struct bmig_follow *follow, struct bmi
 struct attached {
     struct bmig_cli *cli;
     struct bmig_painter painter;
-    bool lines; /* JSON lines on stdout: watch --json */
+    bool lines;   /* JSON lines on stdout: watch --json */
     json_t *line; /* the last one printed, so that a repeated snapshot is not */
 };
 
@@ -188,7 +194,8 @@ int bmig_follow_attached(struct bmig_cli *cli, uint64_t job, struct bmig_error *
                                  .heard = on_heard,
                                  .user = &attached};
     bmig_painter_init(&attached.painter, stderr);
-    attached.painter.quiet = cli->json && !attached.painter.terminal; /* stderr is for a JSON error then */
+    attached.painter.quiet =
+        cli->json && !attached.painter.terminal; /* stderr is for a JSON error then */
     attached.lines = cli->json && strcmp(cli->verb->name, "watch") == 0;
     int rc = bmig_follow_job(cli, &follow, err);
     bmig_painter_clear(&attached.painter);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Following a job: its events until it ends, we are told to stop, or the time runs out; over restarts of the
- * daemon.
+ * Following a job: its events until it ends, we are told to stop, or the time runs out; over
+ * restarts of the daemon.
  */
 #ifndef CLI_FOLLOW_H
 #define CLI_FOLLOW_H
@@ -35,12 +35,12 @@ bool bmig_job_is_final(const json_t *job);
 /* The number in text ("7"); BMIG_USAGE for anything else. */
 int bmig_job_parse(const char *text, uint64_t *job, struct bmig_error *err);
 
-/* The error that a final job's state stands for: 0 where it is done, BMIG_FAILED or BMIG_CANCELLED with its
- * own words otherwise. */
+/* The error that a final job's state stands for: 0 where it is done, BMIG_FAILED or BMIG_CANCELLED
+ * with its own words otherwise. */
 int bmig_job_outcome(const json_t *job, struct bmig_error *err);
 
-/* Shows a job on stderr to its end and then what came of it on stdout; Ctrl-C detaches. What move and watch
- * do. */
+/* Shows a job on stderr to its end and then what came of it on stdout; Ctrl-C detaches. What move
+ * and watch do. */
 int bmig_follow_attached(struct bmig_cli *cli, uint64_t job, struct bmig_error *err);
 
 /* The report of a job that is done, on stdout. */

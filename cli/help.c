@@ -16,22 +16,23 @@ static void put_flags(FILE *out, const struct bmig_cli_flag *flags)
         char left[64];
         snprintf(left, sizeof(left), "--%s%s%s", flags->name, flags->argument ? " " : "",
                  flags->argument ? flags->argument : "");
-        fprintf(out, "  %-*s%s%s\n", LEFT_COLUMN - 2, left, flags->help, flags->required ? " (required)" : "");
+        fprintf(out, "  %-*s%s%s\n", LEFT_COLUMN - 2, left, flags->help,
+                flags->required ? " (required)" : "");
     }
 }
 
 static void put_verb_line(FILE *out, const struct bmig_cli_verb *verb)
 {
     char left[80];
-    snprintf(left, sizeof(left), "%s%s%s", verb->name, *verb->arguments ? " " : "", verb->arguments);
+    snprintf(left, sizeof(left), "%s%s%s", verb->name, *verb->arguments ? " " : "",
+             verb->arguments);
     fprintf(out, "  %-*s%s\n", LEFT_COLUMN - 2, left, verb->summary);
 }
 
 static void put_all(FILE *out, const struct bmig_cli_verb *verbs)
 {
-    fprintf(out,
-            "blockmig moves disks of running VMs between storage repositories.\n\n"
-            "usage: blockmig [--root DIR] [--json] VERB ...\n");
+    fprintf(out, "blockmig moves disks of running VMs between storage repositories.\n\n"
+                 "usage: blockmig [--root DIR] [--json] VERB ...\n");
     const char *group = NULL;
     for (const struct bmig_cli_verb *verb = verbs; verb->name; verb++) {
         if (!group || strcmp(group, verb->group) != 0) {
@@ -51,8 +52,9 @@ static void put_all(FILE *out, const struct bmig_cli_verb *verbs)
 
 static void put_verb(FILE *out, const struct bmig_cli_verb *verb)
 {
-    fprintf(out, "blockmig %s: %s\n\nusage: blockmig %s%s%s%s\n", verb->name, verb->summary, verb->name,
-            *verb->arguments ? " " : "", verb->arguments, verb->flags ? " [OPTIONS]" : "");
+    fprintf(out, "blockmig %s: %s\n\nusage: blockmig %s%s%s%s\n", verb->name, verb->summary,
+            verb->name, *verb->arguments ? " " : "", verb->arguments,
+            verb->flags ? " [OPTIONS]" : "");
     if (verb->details)
         fprintf(out, "\n%s", verb->details);
     if (verb->flags) {
@@ -123,8 +125,8 @@ static void complete_verb(const struct bmig_cli_verb *verbs, const char *group, 
     }
 }
 
-/* What stands at the verb's next word ("VOLUME", "JOB", "SRC", ...): the shell's script knows what to do
- * with it. */
+/* What stands at the verb's next word ("VOLUME", "JOB", "SRC", ...): the shell's script knows what
+ * to do with it. */
 static void complete_word(const struct bmig_cli_verb *verb, unsigned index)
 {
     const char *at = verb->arguments;

@@ -15,9 +15,15 @@ static const struct {
     uint32_t cap;
     const char *name;
 } caps[] = {
-    {BMIG_CAP_ZERO, "zero"},         {BMIG_CAP_FAST_ZERO, "fast-zero"},   {BMIG_CAP_UNMAP, "unmap"},
-    {BMIG_CAP_DISCARD, "discard"},   {BMIG_CAP_FLUSH, "flush"},           {BMIG_CAP_FUA, "fua"},
-    {BMIG_CAP_EXTENTS, "extents"},   {BMIG_CAP_MULTI_CONN, "multi-conn"}, {BMIG_CAP_ROTATIONAL, "rotational"},
+    {BMIG_CAP_ZERO, "zero"},
+    {BMIG_CAP_FAST_ZERO, "fast-zero"},
+    {BMIG_CAP_UNMAP, "unmap"},
+    {BMIG_CAP_DISCARD, "discard"},
+    {BMIG_CAP_FLUSH, "flush"},
+    {BMIG_CAP_FUA, "fua"},
+    {BMIG_CAP_EXTENTS, "extents"},
+    {BMIG_CAP_MULTI_CONN, "multi-conn"},
+    {BMIG_CAP_ROTATIONAL, "rotational"},
 };
 
 static json_t *size_or_null(uint64_t bytes)
@@ -46,7 +52,8 @@ static json_t *describe(struct bmig_session *session, const struct bmig_place *p
 {
     struct bmig_disk *disk = session->disks[0];
     const struct bmig_limits *limits = &disk->limits;
-    const char *format = place->spec.format ? place->spec.format : bmig_format_by_ending(place->spec.uri);
+    const char *format =
+        place->spec.format ? place->spec.format : bmig_format_by_ending(place->spec.uri);
     json_t *object = json_object(), *details = json_object();
     bmig_disk_describe(disk, put_detail, details);
     json_object_set_new(object, "image", bmig_output_json_text(place->given));
@@ -56,16 +63,17 @@ static json_t *describe(struct bmig_session *session, const struct bmig_place *p
     json_object_set_new(object, "allocated_bytes", size_or_null(stat->allocated_bytes));
     json_object_set_new(object, "fixed", json_boolean(stat->fixed));
     json_object_set_new(object, "place",
-                        json_pack("{s:o,s:o}", "free_bytes", size_or_null(stat->free_bytes), "total_bytes",
-                                  size_or_null(stat->total_bytes)));
+                        json_pack("{s:o,s:o}", "free_bytes", size_or_null(stat->free_bytes),
+                                  "total_bytes", size_or_null(stat->total_bytes)));
     json_object_set_new(object, "identity", bmig_output_json_text(stat->identity));
     json_object_set_new(object, "capabilities", caps_of(disk));
-    json_object_set_new(object, "limits",
-                        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "block_bytes", (json_int_t)limits->block_bytes,
-                                  "memory_align", (json_int_t)limits->memory_align, "max_io_bytes",
-                                  (json_int_t)limits->max_io_bytes, "preferred_bytes",
-                                  (json_int_t)limits->preferred_bytes, "zero_align", (json_int_t)limits->zero_align,
-                                  "max_requests", (json_int_t)limits->max_requests));
+    json_object_set_new(
+        object, "limits",
+        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "block_bytes", (json_int_t)limits->block_bytes,
+                  "memory_align", (json_int_t)limits->memory_align, "max_io_bytes",
+                  (json_int_t)limits->max_io_bytes, "preferred_bytes",
+                  (json_int_t)limits->preferred_bytes, "zero_align", (json_int_t)limits->zero_align,
+                  "max_requests", (json_int_t)limits->max_requests));
     json_object_set_new(object, "loop", json_string(bmig_loop_name(session->loop)));
     json_object_set_new(object, "driver", details);
     return object;
@@ -76,8 +84,9 @@ int bmig_cli_info(struct bmig_cli *cli, struct bmig_error *err)
     struct bmig_place place = {0};
     struct bmig_place_stat stat;
     struct bmig_session session = {0};
-    int rc = bmig_place_resolve(cli, cli->words[0], bmig_cli_text(cli, "format"), bmig_cli_text(cli, "filters"),
-                                bmig_cli_text(cli, "secret-file"), &place, err);
+    int rc = bmig_place_resolve(cli, cli->words[0], bmig_cli_text(cli, "format"),
+                                bmig_cli_text(cli, "filters"), bmig_cli_text(cli, "secret-file"),
+                                &place, err);
     if (rc == 0)
         rc = bmig_session_stat(&place, &stat, err);
     if (rc == 0)

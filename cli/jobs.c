@@ -35,8 +35,8 @@ static void add_row(struct bmig_table *table, const json_t *job)
 
 int bmig_cli_jobs(struct bmig_cli *cli, struct bmig_error *err)
 {
-    static const char *const titles[] = {">JOB", "STATE", "PHASE", "VOLUME", "SOURCE", "TARGET",
-                                         ">DONE", ">RATE", ">ETA", NULL};
+    static const char *const titles[] = {">JOB",   "STATE", "PHASE", "VOLUME", "SOURCE",
+                                         "TARGET", ">DONE", ">RATE", ">ETA",   NULL};
     json_t *answer = NULL, *job;
     struct bmig_table table;
     size_t index;
@@ -102,14 +102,16 @@ int bmig_cli_set(struct bmig_cli *cli, struct bmig_error *err)
     if (rc < 0)
         return rc;
     if (!bmig_cli_given(cli, "bandwidth") && !bmig_cli_given(cli, "max-latency"))
-        return bmig_error_set(err, BMIG_USAGE, EINVAL, "'set' needs --bandwidth RATE, --max-latency TIME, or both");
+        return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                              "'set' needs --bandwidth RATE, --max-latency TIME, or both");
     json_t *body = json_object();
     if (bmig_cli_given(cli, "bandwidth"))
         json_object_set_new(body, "bandwidth_bytes_per_s",
                             json_integer((json_int_t)bmig_cli_number(cli, "bandwidth", 0)));
     if (bmig_cli_given(cli, "max-latency"))
-        json_object_set_new(body, "max_latency_us",
-                            json_integer((json_int_t)(bmig_cli_number(cli, "max-latency", 0) / 1000)));
+        json_object_set_new(
+            body, "max_latency_us",
+            json_integer((json_int_t)(bmig_cli_number(cli, "max-latency", 0) / 1000)));
     rc = bmig_cli_call(cli, "PATCH", "/v1/jobs/", cli->words[0], "", body, &answer, err);
     if (rc < 0)
         return rc;
@@ -142,9 +144,11 @@ int bmig_cli_wait(struct bmig_cli *cli, struct bmig_error *err)
     if (rc == 0 && follow.end == BMIG_FOLLOW_FINAL) {
         rc = bmig_job_outcome(follow.last, err);
     } else if (rc == 0) {
-        const char *why = follow.end == BMIG_FOLLOW_TIMEOUT ? "the time to wait ran out" : "interrupted";
-        rc = bmig_error_set(err, BMIG_TIMED_OUT, ETIMEDOUT, "%s: job %" PRIu64 " goes on (%.32s, %.1f%%)", why,
-                            follow.job, bmig_json_text(follow.last, "state", "?"),
+        const char *why =
+            follow.end == BMIG_FOLLOW_TIMEOUT ? "the time to wait ran out" : "interrupted";
+        rc = bmig_error_set(err, BMIG_TIMED_OUT, ETIMEDOUT,
+                            "%s: job %" PRIu64 " goes on (%.32s, %.1f%%)", why, follow.job,
+                            bmig_json_text(follow.last, "state", "?"),
                             bmig_json_real(follow.last, "percent", 0));
     }
     if (cli->json && follow.last)

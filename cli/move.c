@@ -14,21 +14,24 @@
 
 static json_t *make_body(struct bmig_cli *cli, const char *destination)
 {
-    json_t *body = json_pack("{s:[s],s:s,s:b,s:b,s:b,s:b}", "volumes", cli->words[0], "destination", destination,
-                             "verify", !bmig_cli_given(cli, "no-verify"), "hold", bmig_cli_given(cli, "hold"),
-                             "keep_source", bmig_cli_given(cli, "keep-source"), "dry_run",
-                             bmig_cli_given(cli, "dry-run"));
+    json_t *body =
+        json_pack("{s:[s],s:s,s:b,s:b,s:b,s:b}", "volumes", cli->words[0], "destination",
+                  destination, "verify", !bmig_cli_given(cli, "no-verify"), "hold",
+                  bmig_cli_given(cli, "hold"), "keep_source", bmig_cli_given(cli, "keep-source"),
+                  "dry_run", bmig_cli_given(cli, "dry-run"));
     if (bmig_cli_given(cli, "format"))
         json_object_set_new(body, "format", json_string(bmig_cli_text(cli, "format")));
     if (bmig_cli_given(cli, "bandwidth"))
         json_object_set_new(body, "bandwidth_bytes_per_s",
                             json_integer((json_int_t)bmig_cli_number(cli, "bandwidth", 0)));
     if (bmig_cli_given(cli, "max-latency"))
-        json_object_set_new(body, "max_latency_us",
-                            json_integer((json_int_t)(bmig_cli_number(cli, "max-latency", 0) / 1000)));
+        json_object_set_new(
+            body, "max_latency_us",
+            json_integer((json_int_t)(bmig_cli_number(cli, "max-latency", 0) / 1000)));
     if (bmig_cli_given(cli, "undo-window"))
-        json_object_set_new(body, "undo_window_ms",
-                            json_integer((json_int_t)(bmig_cli_number(cli, "undo-window", 0) / 1000000)));
+        json_object_set_new(
+            body, "undo_window_ms",
+            json_integer((json_int_t)(bmig_cli_number(cli, "undo-window", 0) / 1000000)));
     return body;
 }
 
@@ -36,10 +39,11 @@ static int check_words(struct bmig_cli *cli, struct bmig_error *err)
 {
     const char *volume = cli->words[0];
     if (strchr(volume, ':'))
-        return bmig_error_set(err, BMIG_REFUSED, ENOTSUP,
-                              "'%.100s': moving disks of a libvirt domain is not supported in this build; what is: "
-                              "'blockmig move VOLUME DEST' for a volume of 'blockmig volume list'",
-                              volume);
+        return bmig_error_set(
+            err, BMIG_REFUSED, ENOTSUP,
+            "'%.100s': moving disks of a libvirt domain is not supported in this build; what is: "
+            "'blockmig move VOLUME DEST' for a volume of 'blockmig volume list'",
+            volume);
     int rc = bmig_cli_check_utf8(volume, "the volume's name", err);
     if (rc == 0)
         rc = bmig_cli_check_utf8(cli->words[1], "the destination", err);
@@ -85,7 +89,8 @@ int bmig_cli_move(struct bmig_cli *cli, struct bmig_error *err)
 int bmig_cli_migrate(struct bmig_cli *cli, struct bmig_error *err)
 {
     return bmig_error_set(err, BMIG_REFUSED, ENOTSUP,
-                          "'%.100s': migrating a VM to another host is not supported in this build; what is: 'blockmig "
+                          "'%.100s': migrating a VM to another host is not supported in this "
+                          "build; what is: 'blockmig "
                           "move VOLUME DEST' moves a served volume's storage while its guest runs",
                           cli->words[0]);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Printing. Names come from users and servers, so everything that reaches a terminal is cleaned first.
+ * Printing. Names come from users and servers, so everything that reaches a terminal is cleaned
+ * first.
  */
 #include "cli/output.h"
 
@@ -15,7 +16,12 @@
 static unsigned utf8_length(const unsigned char *text)
 {
     unsigned first = text[0];
-    unsigned length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    unsigned length = first < 0x80   ? 1
+                      : first < 0xc2 ? 0
+                      : first < 0xe0 ? 2
+                      : first < 0xf0 ? 3
+                      : first < 0xf5 ? 4
+                                     : 0;
     for (unsigned i = 1; i < length; i++) {
         if ((text[i] & 0xc0) != 0x80)
             return 0;
@@ -80,8 +86,9 @@ void bmig_output_error(FILE *out, bool json, const struct bmig_error *err)
     char *message = bmig_output_clean(err->message);
     const char *text = message ? message : "no memory";
     if (json)
-        bmig_output_json(out, json_pack("{s:{s:s,s:i,s:s}}", "error", "kind", bmig_error_kind_name(err->kind), "code",
-                                        err->code, "message", text));
+        bmig_output_json(out, json_pack("{s:{s:s,s:i,s:s}}", "error", "kind",
+                                        bmig_error_kind_name(err->kind), "code", err->code,
+                                        "message", text));
     else
         fprintf(out, "blockmig: %s\n", text);
     free(message);
@@ -100,7 +107,8 @@ uint64_t bmig_json_u64(const json_t *object, const char *key, uint64_t fallback)
     const json_t *value = json_object_get(object, key);
     if (!json_is_number(value) || json_number_value(value) < 0)
         return fallback;
-    return json_is_integer(value) ? (uint64_t)json_integer_value(value) : (uint64_t)json_real_value(value);
+    return json_is_integer(value) ? (uint64_t)json_integer_value(value)
+                                  : (uint64_t)json_real_value(value);
 }
 
 double bmig_json_real(const json_t *object, const char *key, double fallback)
@@ -178,12 +186,14 @@ static void print_rows(struct bmig_table *table, FILE *out)
     }
     for (unsigned i = 0; i < table->columns; i++) {
         const char *title = table->titles[i];
-        put_cell(out, title + (title[0] == '>'), widths[i], title[0] == '>', i + 1 == table->columns);
+        put_cell(out, title + (title[0] == '>'), widths[i], title[0] == '>',
+                 i + 1 == table->columns);
     }
     for (unsigned i = 0; i < table->cell_count; i++) {
         unsigned column = i % table->columns;
         fprintf(out, "%s", column ? "" : "\n");
-        put_cell(out, table->cells[i], widths[column], table->titles[column][0] == '>', column + 1 == table->columns);
+        put_cell(out, table->cells[i], widths[column], table->titles[column][0] == '>',
+                 column + 1 == table->columns);
     }
     fputc('\n', out);
 }

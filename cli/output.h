@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What the command line prints: JSON documents, aligned tables, errors; never a byte that a terminal would
- * take for a command.
+ * What the command line prints: JSON documents, aligned tables, errors; never a byte that a
+ * terminal would take for a command.
  */
 #ifndef CLI_OUTPUT_H
 #define CLI_OUTPUT_H
@@ -14,8 +14,8 @@
 
 #include "blockmig/core/error.h"
 
-/* A copy of text with control characters and what is not UTF-8 written as \n or \xNN; malloc'd. NULL where
- * there is no memory. */
+/* A copy of text with control characters and what is not UTF-8 written as \n or \xNN; malloc'd.
+ * NULL where there is no memory. */
 char *bmig_output_clean(const char *text);
 
 /* text as a JSON string, cleaned as above where it has to be. Never fails but for memory (NULL). */
@@ -41,7 +41,8 @@ bool bmig_json_true(const json_t *object, const char *key);
 enum { BMIG_TABLE_MAX_COLUMNS = 12 };
 
 struct bmig_table {
-    const char *const *titles; /* NULL-terminated; one that begins with '>' is aligned to the right */
+    const char *const
+        *titles; /* NULL-terminated; one that begins with '>' is aligned to the right */
     unsigned columns;
     char **cells;
     unsigned cell_count, capacity;
@@ -51,10 +52,12 @@ struct bmig_table {
 void bmig_table_init(struct bmig_table *table, const char *const *titles);
 void bmig_table_add(struct bmig_table *table, const char *cell); /* copied, cleaned; row by row */
 void bmig_table_add_size(struct bmig_table *table, uint64_t bytes);
-/* Writes and frees. An empty table is empty_text on stderr instead, so that stdout has rows only. */
+/* Writes and frees. An empty table is empty_text on stderr instead, so that stdout has rows only.
+ */
 void bmig_table_print(struct bmig_table *table, FILE *out, const char *empty_text);
 
-/* "key   value" lines of an object, nested ones as "key.inner"; for whatever has no text of its own. */
+/* "key   value" lines of an object, nested ones as "key.inner"; for whatever has no text of its
+ * own. */
 void bmig_output_fields(FILE *out, const json_t *object);
 
 /* "10.0 GiB": one decimal from KiB on; "unknown" for UINT64_MAX. Returns text. */

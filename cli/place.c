@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Images by the words of the command line. A file whose name has a colon is not mistaken for REPO:IMAGE when it
- * is written as a path, and nothing is ever guessed from what an image holds.
+ * Images by the words of the command line. A file whose name has a colon is not mistaken for
+ * REPO:IMAGE when it is written as a path, and nothing is ever guessed from what an image holds.
  */
 #include "cli/place.h"
 
@@ -33,7 +33,8 @@ enum bmig_place_form bmig_place_form(const char *text)
     return bmig_backend_find(scheme) ? BMIG_PLACE_FORM_URI : BMIG_PLACE_FORM_REPO_IMAGE;
 }
 
-int bmig_place_absolute(const char *text, bool bare_is_path, char **absolute, struct bmig_error *err)
+int bmig_place_absolute(const char *text, bool bare_is_path, char **absolute,
+                        struct bmig_error *err)
 {
     char folder[PATH_MAX];
     bool path = bmig_place_form(text) == BMIG_PLACE_FORM_PATH;
@@ -61,12 +62,13 @@ static int read_secret(const char *path, char **secret, struct bmig_error *err)
     if (fd >= 0)
         close(fd);
     if (length < 0)
-        return bmig_error_set(err, bmig_error_kind_of(code), code, "--secret-file '%.200s': %s", path,
-                              bmig_strerror(code));
+        return bmig_error_set(err, bmig_error_kind_of(code), code, "--secret-file '%.200s': %s",
+                              path, bmig_strerror(code));
     while (length > 0 && (text[length - 1] == '\n' || text[length - 1] == '\r'))
         length--;
     if (length == 0 || length > MAX_SECRET_BYTES || memchr(text, '\0', (size_t)length))
-        return bmig_error_set(err, BMIG_USAGE, EINVAL, "--secret-file '%.200s': no secret of 1 to %d bytes", path,
+        return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                              "--secret-file '%.200s': no secret of 1 to %d bytes", path,
                               MAX_SECRET_BYTES);
     *secret = strndup(text, (size_t)length);
     explicit_bzero(text, sizeof(text));
@@ -75,11 +77,13 @@ static int read_secret(const char *path, char **secret, struct bmig_error *err)
 
 /* ---- formats ---- */
 
-/* Endings that say a format which this build can't read: its bytes are copied as they are only when asked. */
+/* Endings that say a format which this build can't read: its bytes are copied as they are only when
+ * asked. */
 static const char *foreign_ending(const char *path)
 {
-    static const char *const endings[][2] = {{".qcow2", "qcow2"}, {".qcow", "qcow"}, {".vhd", "vhd"},
-                                             {".vhdx", "vhdx"},   {".vmdk", "vmdk"}, {".vdi", "vdi"}};
+    static const char *const endings[][2] = {{".qcow2", "qcow2"}, {".qcow", "qcow"},
+                                             {".vhd", "vhd"},     {".vhdx", "vhdx"},
+                                             {".vmdk", "vmdk"},   {".vdi", "vdi"}};
     size_t length = strlen(path);
     for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
         size_t ending = strlen(endings[i][0]);
@@ -97,25 +101,27 @@ static int check_format(const struct bmig_place *place, struct bmig_error *err)
         if (bmig_format_find(place->spec.format))
             return 0;
         return bmig_error_set(err, BMIG_REFUSED, ENOTSUP,
-                              "'%.200s': format %s is not supported in this build; raw is", place->given,
-                              place->spec.format);
+                              "'%.200s': format %s is not supported in this build; raw is",
+                              place->given, place->spec.format);
     }
     int rc = bmig_uri_parse(&uri, place->spec.uri, err);
     if (rc < 0)
         return rc;
     const char *foreign = foreign_ending(uri.path);
     if (foreign)
-        rc = bmig_error_set(err, BMIG_REFUSED, ENOTSUP,
-                            "'%.200s': by its ending this is %s, which is not supported in this build; to take its "
-                            "bytes as they are, say that its format is raw",
-                            place->given, foreign);
+        rc = bmig_error_set(
+            err, BMIG_REFUSED, ENOTSUP,
+            "'%.200s': by its ending this is %s, which is not supported in this build; to take its "
+            "bytes as they are, say that its format is raw",
+            place->given, foreign);
     bmig_uri_fini(&uri);
     return rc;
 }
 
 /* ---- REPO:IMAGE ---- */
 
-static int ask_daemon(struct bmig_cli *cli, const char *text, struct bmig_place *place, struct bmig_error *err)
+static int ask_daemon(struct bmig_cli *cli, const char *text, struct bmig_place *place,
+                      struct bmig_error *err)
 {
     json_t *answer = NULL;
     int rc = bmig_cli_call(cli, "GET", "/v1/resolve?image=", text, "", NULL, &answer, err);
@@ -129,11 +135,14 @@ static int ask_daemon(struct bmig_cli *cli, const char *text, struct bmig_place 
     place->uri = uri ? strdup(uri) : NULL;
     place->format = format ? strdup(format) : NULL;
     json_decref(answer);
-    return place->uri ? 0 : bmig_error_set(err, BMIG_FAILED, EPROTO, "blockmigd did not say where '%.200s' is", text);
+    return place->uri ? 0
+                      : bmig_error_set(err, BMIG_FAILED, EPROTO,
+                                       "blockmigd did not say where '%.200s' is", text);
 }
 
-int bmig_place_resolve(struct bmig_cli *cli, const char *text, const char *format, const char *filters,
-                       const char *secret_file, struct bmig_place *place, struct bmig_error *err)
+int bmig_place_resolve(struct bmig_cli *cli, const char *text, const char *format,
+                       const char *filters, const char *secret_file, struct bmig_place *place,
+                       struct bmig_error *err)
 {
     *place = (struct bmig_place){.given = text};
     int rc = 0;

@@ -18,9 +18,10 @@ enum bmig_place_form {
 
 enum bmig_place_form bmig_place_form(const char *text);
 
-/* text as the daemon may take it, whose folder is not ours: a relative path made absolute. bare_is_path: a
- * single word is a path and not a repository. *absolute is malloc'd. */
-int bmig_place_absolute(const char *text, bool bare_is_path, char **absolute, struct bmig_error *err);
+/* text as the daemon may take it, whose folder is not ours: a relative path made absolute.
+ * bare_is_path: a single word is a path and not a repository. *absolute is malloc'd. */
+int bmig_place_absolute(const char *text, bool bare_is_path, char **absolute,
+                        struct bmig_error *err);
 
 /* An image named on the command line, ready to be opened. Strings are its own or argv's. */
 struct bmig_place {
@@ -29,10 +30,11 @@ struct bmig_place {
     char *uri, *format, *secret; /* malloc'd */
 };
 
-/* Finds out where the image is (asking the daemon for REPO:IMAGE) and checks that its format is one that
- * this build opens. secret_file is used where the URI names a user. */
-int bmig_place_resolve(struct bmig_cli *cli, const char *text, const char *format, const char *filters,
-                       const char *secret_file, struct bmig_place *place, struct bmig_error *err);
+/* Finds out where the image is (asking the daemon for REPO:IMAGE) and checks that its format is one
+ * that this build opens. secret_file is used where the URI names a user. */
+int bmig_place_resolve(struct bmig_cli *cli, const char *text, const char *format,
+                       const char *filters, const char *secret_file, struct bmig_place *place,
+                       struct bmig_error *err);
 void bmig_place_fini(struct bmig_place *place); /* of a zeroed one too */
 
 #endif

@@ -43,7 +43,8 @@ static void format_eta(char *text, size_t capacity, uint64_t seconds)
     else if (seconds < 3600)
         snprintf(text, capacity, "ETA %" PRIu64 "m%02" PRIu64 "s", seconds / 60, seconds % 60);
     else
-        snprintf(text, capacity, "ETA %" PRIu64 "h%02" PRIu64 "m", seconds / 3600, seconds / 60 % 60);
+        snprintf(text, capacity, "ETA %" PRIu64 "h%02" PRIu64 "m", seconds / 3600,
+                 seconds / 60 % 60);
 }
 
 static unsigned make_fields(char fields[MAX_FIELDS][FIELD_BYTES], const struct bmig_progress *p)
@@ -54,20 +55,24 @@ static unsigned make_fields(char fields[MAX_FIELDS][FIELD_BYTES], const struct b
     if (p->percent >= 0)
         snprintf(fields[count++], FIELD_BYTES, "%.1f%%", p->percent > 100 ? 100 : p->percent);
     if (p->rate_bytes_per_s)
-        snprintf(fields[count++], FIELD_BYTES, "%s/s", bmig_output_size(size, sizeof(size), p->rate_bytes_per_s));
+        snprintf(fields[count++], FIELD_BYTES, "%s/s",
+                 bmig_output_size(size, sizeof(size), p->rate_bytes_per_s));
     if (p->eta_s != UINT64_MAX)
         format_eta(fields[count++], FIELD_BYTES, p->eta_s);
     if (p->stale_bytes != UINT64_MAX && p->stale_bytes)
-        snprintf(fields[count++], FIELD_BYTES, "%s to go", bmig_output_size(size, sizeof(size), p->stale_bytes));
+        snprintf(fields[count++], FIELD_BYTES, "%s to go",
+                 bmig_output_size(size, sizeof(size), p->stale_bytes));
     if (p->guest_p99_us != UINT64_MAX)
-        snprintf(fields[count++], FIELD_BYTES, "guest p99 %s", bmig_output_us(size, sizeof(size), p->guest_p99_us));
+        snprintf(fields[count++], FIELD_BYTES, "guest p99 %s",
+                 bmig_output_us(size, sizeof(size), p->guest_p99_us));
     if (p->guest_p99_us != UINT64_MAX && p->guest_p99_us_before != UINT64_MAX)
         snprintf(fields[count++], FIELD_BYTES, "(%s before)",
                  bmig_output_us(size, sizeof(size), p->guest_p99_us_before));
     return count;
 }
 
-size_t bmig_progress_line(char *text, size_t capacity, unsigned width, const struct bmig_progress *progress)
+size_t bmig_progress_line(char *text, size_t capacity, unsigned width,
+                          const struct bmig_progress *progress)
 {
     char fields[MAX_FIELDS][FIELD_BYTES];
     unsigned count = make_fields(fields, progress);
@@ -119,7 +124,8 @@ static void paint_over(struct bmig_painter *painter, const char *text, size_t le
     painter->painted = (unsigned)length;
 }
 
-void bmig_painter_show(struct bmig_painter *painter, const struct bmig_progress *progress, uint64_t now_ns)
+void bmig_painter_show(struct bmig_painter *painter, const struct bmig_progress *progress,
+                       uint64_t now_ns)
 {
     char text[512];
     if (painter->quiet)

@@ -11,7 +11,8 @@
 #include "cli/place.h"
 #include "cli/run.h"
 
-static int put_text(json_t *body, const char *key, const char *text, const char *what, struct bmig_error *err)
+static int put_text(json_t *body, const char *key, const char *text, const char *what,
+                    struct bmig_error *err)
 {
     int rc = bmig_cli_check_utf8(text, what, err);
     if (rc == 0 && json_object_set_new(body, key, json_string(text)) < 0)
@@ -29,7 +30,8 @@ int bmig_cli_repo_add(struct bmig_cli *cli, struct bmig_error *err)
     if (rc == 0)
         rc = put_text(body, "uri", uri, "the repository's URI", err);
     if (rc == 0 && bmig_cli_given(cli, "max-jobs"))
-        json_object_set_new(body, "max_jobs", json_integer((json_int_t)bmig_cli_number(cli, "max-jobs", 0)));
+        json_object_set_new(body, "max_jobs",
+                            json_integer((json_int_t)bmig_cli_number(cli, "max-jobs", 0)));
     if (rc == 0 && bmig_cli_given(cli, "secret-file")) {
         rc = bmig_place_absolute(bmig_cli_text(cli, "secret-file"), true, &secret, err);
         if (rc == 0)

@@ -14,8 +14,8 @@
 
 #include "cli/output.h"
 
-/* A descriptor of 0 to 2 that is closed would be given to the first image opened, and a message written
- * into the image. */
+/* A descriptor of 0 to 2 that is closed would be given to the first image opened, and a message
+ * written into the image. */
 static void hold_stdio(void)
 {
     int fd;
@@ -31,8 +31,8 @@ int bmig_cli_api(struct bmig_cli *cli, struct bmig_error *err)
     return cli->api ? 0 : bmig_api_open(&cli->api, cli->root, err);
 }
 
-int bmig_cli_call(struct bmig_cli *cli, const char *method, const char *before, const char *name, const char *after,
-                  json_t *body, json_t **answer, struct bmig_error *err)
+int bmig_cli_call(struct bmig_cli *cli, const char *method, const char *before, const char *name,
+                  const char *after, json_t *body, json_t **answer, struct bmig_error *err)
 {
     int rc = bmig_cli_api(cli, err);
     char *path = rc == 0 ? bmig_api_path(cli->api, before, name, after) : NULL;
@@ -81,8 +81,8 @@ static int print_help(const struct bmig_cli *cli, FILE *out)
     return BMIG_OK;
 }
 
-/* Data that never reached its reader is no success. A reader that went away on purpose (a pipe to head) has
- * what it wanted. */
+/* Data that never reached its reader is no success. A reader that went away on purpose (a pipe to
+ * head) has what it wanted. */
 static int flush_output(bool json)
 {
     struct bmig_error err = {0};

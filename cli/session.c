@@ -10,19 +10,22 @@
 
 enum { POOL_BYTES = 32 << 20 };
 
-int bmig_session_begin(struct bmig_session *session, struct bmig_cli *cli, const char *label, struct bmig_error *err)
+int bmig_session_begin(struct bmig_session *session, struct bmig_cli *cli, const char *label,
+                       struct bmig_error *err)
 {
     memset(session, 0, sizeof(*session));
     snprintf(session->label, sizeof(session->label), "%s", label);
     bmig_painter_init(&session->painter, stderr);
-    session->painter.quiet = cli->json && !session->painter.terminal; /* stderr is for a JSON error then */
+    session->painter.quiet =
+        cli->json && !session->painter.terminal; /* stderr is for a JSON error then */
     session->stop = bmig_cli_catch_stop();
     int rc = bmig_loop_new(&session->loop, BMIG_LOOP_AUTO, err);
     if (rc < 0)
         return rc;
     rc = bmig_pool_new(&session->pool, session->loop, POOL_BYTES);
     if (rc < 0)
-        return bmig_error_set(err, BMIG_FAILED, -rc, "32 MiB for data in flight: %s", bmig_strerror(-rc));
+        return bmig_error_set(err, BMIG_FAILED, -rc, "32 MiB for data in flight: %s",
+                              bmig_strerror(-rc));
     return 0;
 }
 
@@ -65,7 +68,8 @@ void bmig_session_end(struct bmig_session *session)
 void bmig_session_progress(void *user, const struct bmig_mirror_stats *stats)
 {
     struct bmig_session *session = user;
-    struct bmig_progress progress = {.percent = -1, .guest_p99_us = UINT64_MAX, .guest_p99_us_before = UINT64_MAX};
+    struct bmig_progress progress = {
+        .percent = -1, .guest_p99_us = UINT64_MAX, .guest_p99_us_before = UINT64_MAX};
     bool verifying = stats->state == BMIG_MIRROR_VERIFYING;
     snprintf(progress.label, sizeof(progress.label), "%s", session->label);
     snprintf(progress.phase, sizeof(progress.phase), "%s", bmig_mirror_state_name(stats->state));
@@ -84,7 +88,8 @@ struct bmig_open_options bmig_session_options(const struct bmig_place *place, bo
     return options;
 }
 
-int bmig_session_stat(const struct bmig_place *place, struct bmig_place_stat *stat, struct bmig_error *err)
+int bmig_session_stat(const struct bmig_place *place, struct bmig_place_stat *stat,
+                      struct bmig_error *err)
 {
     struct bmig_open_options options = bmig_session_options(place, false);
     memset(stat, 0, sizeof(*stat));

@@ -19,8 +19,10 @@ struct bmig_session {
     const volatile sig_atomic_t *stop;
 };
 
-/* A session whose disks are yet to be opened. Catches SIGINT and its like. label: of progress lines. */
-int bmig_session_begin(struct bmig_session *session, struct bmig_cli *cli, const char *label, struct bmig_error *err);
+/* A session whose disks are yet to be opened. Catches SIGINT and its like. label: of progress
+ * lines. */
+int bmig_session_begin(struct bmig_session *session, struct bmig_cli *cli, const char *label,
+                       struct bmig_error *err);
 
 /* Opens place into disks[index] and attaches it. */
 int bmig_session_open(struct bmig_session *session, unsigned index, const struct bmig_place *place,
@@ -36,9 +38,11 @@ void bmig_session_progress(void *user, const struct bmig_mirror_stats *stats);
 struct bmig_open_options bmig_session_options(const struct bmig_place *place, bool writable);
 
 /* stat of place, where BMIG_NOT_FOUND is an image that does not exist. */
-int bmig_session_stat(const struct bmig_place *place, struct bmig_place_stat *stat, struct bmig_error *err);
+int bmig_session_stat(const struct bmig_place *place, struct bmig_place_stat *stat,
+                      struct bmig_error *err);
 
 /* Puts more at the end of a message that is set. */
-void bmig_session_add(struct bmig_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void bmig_session_add(struct bmig_error *err, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -31,12 +31,13 @@ int bmig_cli_volume_create(struct bmig_cli *cli, struct bmig_error *err)
     if (rc == 0)
         rc = bmig_cli_check_utf8(repo, "--repo", err);
     if (rc == 0 && (size == 0 || size % 512 != 0))
-        rc = bmig_error_set(err, BMIG_USAGE, EINVAL, "--size %.64s: a disk is one or more sectors of 512 bytes; %s",
+        rc = bmig_error_set(err, BMIG_USAGE, EINVAL,
+                            "--size %.64s: a disk is one or more sectors of 512 bytes; %s",
                             bmig_cli_text(cli, "size"), size ? "round it up" : "give it a size");
     if (rc < 0)
         return rc;
-    json_t *body = json_pack("{s:s,s:s,s:I,s:s}", "name", name, "repo", repo, "size_bytes", (json_int_t)size,
-                             "format", format ? format : "raw");
+    json_t *body = json_pack("{s:s,s:s,s:I,s:s}", "name", name, "repo", repo, "size_bytes",
+                             (json_int_t)size, "format", format ? format : "raw");
     rc = bmig_cli_call(cli, "POST", "/v1/volumes", "", "", body, &answer, err);
     if (rc == 0)
         finish(cli, answer);
@@ -139,7 +140,8 @@ static void add_row(struct bmig_table *table, const json_t *volume)
 
 int bmig_cli_volume_list(struct bmig_cli *cli, struct bmig_error *err)
 {
-    static const char *const titles[] = {"NAME", "STATE", ">SIZE", "REPO", "IMAGE", "FORMAT", ">CLIENTS", ">JOB", NULL};
+    static const char *const titles[] = {"NAME",   "STATE",    ">SIZE", "REPO", "IMAGE",
+                                         "FORMAT", ">CLIENTS", ">JOB",  NULL};
     json_t *answer = NULL, *volume;
     struct bmig_table table;
     size_t index;
@@ -152,7 +154,9 @@ int bmig_cli_volume_list(struct bmig_cli *cli, struct bmig_error *err)
     }
     bmig_table_init(&table, titles);
     json_array_foreach(answer, index, volume) add_row(&table, volume);
-    bmig_table_print(&table, stdout, "no volumes: make one with 'blockmig volume create NAME --repo REPO --size SIZE'");
+    bmig_table_print(
+        &table, stdout,
+        "no volumes: make one with 'blockmig volume create NAME --repo REPO --size SIZE'");
     json_decref(answer);
     return 0;
 }
