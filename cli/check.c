@@ -208,7 +208,7 @@ static void read_all(struct check *check)
 
 static int prepare(struct check *check, const struct bmig_place *place, struct bmig_error *err)
 {
-    struct bmig_open_options options = bmig_session_options(place, false);
+    struct bmig_open_options options = bmig_session_options(place, false, false);
     int rc = bmig_session_open(&check->session, 0, place, &options, err);
     for (unsigned i = 0; rc == 0 && i < WINDOW; i++) {
         check->slots[i].check = check;

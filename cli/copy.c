@@ -77,7 +77,7 @@ static int preflight(struct copy *copy, struct bmig_error *err)
     int rc = bmig_session_stat(&copy->source, &copy->source_stat, err);
     if (rc < 0)
         return rc;
-    struct bmig_open_options options = bmig_session_options(&copy->target, true);
+    struct bmig_open_options options = bmig_session_options(&copy->target, true, true);
     rc = bmig_image_stat(&copy->target.spec, &options, &copy->target_stat, err);
     if (rc < 0)
         return rc;
@@ -94,11 +94,11 @@ static int preflight(struct copy *copy, struct bmig_error *err)
 /* The source is opened first: nothing is made for a source that can't be read. */
 static int open_both(struct copy *copy, struct bmig_session *session, struct bmig_error *err)
 {
-    struct bmig_open_options options = bmig_session_options(&copy->source, false);
+    struct bmig_open_options options = bmig_session_options(&copy->source, false, true);
     int rc = bmig_session_open(session, 0, &copy->source, &options, err);
     if (rc < 0)
         return rc;
-    options = bmig_session_options(&copy->target, true);
+    options = bmig_session_options(&copy->target, true, true);
     if (!copy->target_stat.exists) {
         rc = bmig_image_create(&copy->target.spec, session->disks[0]->size_bytes, &options, err);
         if (rc < 0)
@@ -139,7 +139,7 @@ static int run_copy(struct copy *copy, struct bmig_session *session, struct bmig
 static void undo(struct copy *copy, struct bmig_error *err)
 {
     struct bmig_error why = {0};
-    struct bmig_open_options options = bmig_session_options(&copy->target, true);
+    struct bmig_open_options options = bmig_session_options(&copy->target, true, true);
     if (copy->created && bmig_image_remove(&copy->target.spec, &options, &why) == 0)
         bmig_session_add(err, "; '%.150s' was removed again", copy->target.given);
     else if (copy->created)
@@ -220,7 +220,7 @@ static int open_pair(struct bmig_session *session, struct bmig_place places[2],
     }
     int rc = check_same(places[0].given, &stats[0], places[1].given, &stats[1], err);
     for (unsigned i = 0; rc == 0 && i < 2; i++) {
-        struct bmig_open_options options = bmig_session_options(&places[i], false);
+        struct bmig_open_options options = bmig_session_options(&places[i], false, false);
         rc = bmig_session_open(session, i, &places[i], &options, err);
     }
     if (rc == 0 && session->disks[1]->size_bytes < session->disks[0]->size_bytes)

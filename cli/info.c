@@ -9,7 +9,6 @@
 
 #include "cli/output.h"
 #include "cli/session.h"
-#include "formats/formats.h"
 
 static const struct {
     uint32_t cap;
@@ -52,13 +51,11 @@ static json_t *describe(struct bmig_session *session, const struct bmig_place *p
 {
     struct bmig_disk *disk = session->disks[0];
     const struct bmig_limits *limits = &disk->limits;
-    const char *format =
-        place->spec.format ? place->spec.format : bmig_format_by_ending(place->spec.uri);
     json_t *object = json_object(), *details = json_object();
     bmig_disk_describe(disk, put_detail, details);
     json_object_set_new(object, "image", bmig_output_json_text(place->given));
     json_object_set_new(object, "opened", bmig_output_json_text(disk->name));
-    json_object_set_new(object, "format", json_string(format));
+    json_object_set_new(object, "format", json_string(disk->driver->name));
     json_object_set_new(object, "size_bytes", json_integer((json_int_t)disk->size_bytes));
     json_object_set_new(object, "allocated_bytes", size_or_null(stat->allocated_bytes));
     json_object_set_new(object, "fixed", json_boolean(stat->fixed));
@@ -92,7 +89,7 @@ int bmig_cli_info(struct bmig_cli *cli, struct bmig_error *err)
     if (rc == 0)
         rc = bmig_session_begin(&session, cli, "info", err);
     if (rc == 0) {
-        struct bmig_open_options options = bmig_session_options(&place, false);
+        struct bmig_open_options options = bmig_session_options(&place, false, false);
         rc = bmig_session_open(&session, 0, &place, &options, err);
     }
     if (rc == 0) {

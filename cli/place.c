@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
 #include "backends/backends.h"
@@ -77,45 +76,14 @@ static int read_secret(const char *path, char **secret, struct bmig_error *err)
 
 /* ---- formats ---- */
 
-/* Endings that say a format which this build can't read: its bytes are copied as they are only when
- * asked. */
-static const char *foreign_ending(const char *path)
-{
-    static const char *const endings[][2] = {{".qcow2", "qcow2"}, {".qcow", "qcow"},
-                                             {".vhd", "vhd"},     {".vhdx", "vhdx"},
-                                             {".vmdk", "vmdk"},   {".vdi", "vdi"}};
-    size_t length = strlen(path);
-    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
-        size_t ending = strlen(endings[i][0]);
-        if (length > ending && strcasecmp(path + length - ending, endings[i][0]) == 0 &&
-            !bmig_format_find(endings[i][1]))
-            return endings[i][1];
-    }
-    return NULL;
-}
-
+/* What the ending of a name says is checked where the image is opened. */
 static int check_format(const struct bmig_place *place, struct bmig_error *err)
 {
-    struct bmig_uri uri = {0};
-    if (place->spec.format) {
-        if (bmig_format_find(place->spec.format))
-            return 0;
-        return bmig_error_set(err, BMIG_REFUSED, ENOTSUP,
-                              "'%.200s': format %s is not supported in this build; raw is",
-                              place->given, place->spec.format);
-    }
-    int rc = bmig_uri_parse(&uri, place->spec.uri, err);
-    if (rc < 0)
-        return rc;
-    const char *foreign = foreign_ending(uri.path);
-    if (foreign)
-        rc = bmig_error_set(
-            err, BMIG_REFUSED, ENOTSUP,
-            "'%.200s': by its ending this is %s, which is not supported in this build; to take its "
-            "bytes as they are, say that its format is raw",
-            place->given, foreign);
-    bmig_uri_fini(&uri);
-    return rc;
+    if (!place->spec.format || bmig_format_find(place->spec.format))
+        return 0;
+    return bmig_error_set(err, BMIG_REFUSED, ENOTSUP,
+                          "'%.200s': format %s is not supported in this build; raw is",
+                          place->given, place->spec.format);
 }
 
 /* ---- REPO:IMAGE ---- */
@@ -156,10 +124,16 @@ int bmig_place_resolve(struct bmig_cli *cli, const char *text, const char *forma
         rc = bmig_uri_parse(&uri, place->spec.uri, err);
     if (rc == 0 && uri.user && secret_file)
         rc = read_secret(secret_file, &place->secret, err);
+    place->is_file = rc == 0 && strcmp(uri.scheme, "file") == 0;
     bmig_uri_fini(&uri);
     if (rc == 0)
         rc = check_format(place, err);
     return rc;
+}
+
+bool bmig_place_is_file(const struct bmig_place *place)
+{
+    return place->is_file;
 }
 
 void bmig_place_fini(struct bmig_place *place)

@@ -27,6 +27,7 @@ int bmig_place_absolute(const char *text, bool bare_is_path, char **absolute,
 struct bmig_place {
     const char *given; /* for messages */
     struct bmig_image_spec spec;
+    bool is_file;
     char *uri, *format, *secret; /* malloc'd */
 };
 
@@ -35,6 +36,8 @@ struct bmig_place {
 int bmig_place_resolve(struct bmig_cli *cli, const char *text, const char *format,
                        const char *filters, const char *secret_file, struct bmig_place *place,
                        struct bmig_error *err);
+/* Whether it is a file or device of this host. */
+bool bmig_place_is_file(const struct bmig_place *place);
 void bmig_place_fini(struct bmig_place *place); /* of a zeroed one too */
 
 #endif

@@ -81,17 +81,20 @@ void bmig_session_progress(void *user, const struct bmig_mirror_stats *stats)
     bmig_painter_show(&session->painter, &progress, bmig_api_now_ns());
 }
 
-struct bmig_open_options bmig_session_options(const struct bmig_place *place, bool writable)
+struct bmig_open_options bmig_session_options(const struct bmig_place *place, bool writable,
+                                              bool still)
 {
+    /* Only a file's lock lets several readers in; elsewhere it would be one against all. */
+    bool lock = writable || (still && bmig_place_is_file(place));
     struct bmig_open_options options = {
-        .writable = writable, .exclusive = writable, .direct = true, .secret = place->secret};
+        .writable = writable, .exclusive = lock, .direct = true, .secret = place->secret};
     return options;
 }
 
 int bmig_session_stat(const struct bmig_place *place, struct bmig_place_stat *stat,
                       struct bmig_error *err)
 {
-    struct bmig_open_options options = bmig_session_options(place, false);
+    struct bmig_open_options options = bmig_session_options(place, false, false);
     memset(stat, 0, sizeof(*stat));
     int rc = bmig_image_stat(&place->spec, &options, stat, err);
     if (rc == 0 && !stat->exists)

@@ -34,8 +34,10 @@ void bmig_session_end(struct bmig_session *session);
 /* progress of struct bmig_transfer_options; user is the session. */
 void bmig_session_progress(void *user, const struct bmig_mirror_stats *stats);
 
-/* What was opened, for the options that every verb here shares. */
-struct bmig_open_options bmig_session_options(const struct bmig_place *place, bool writable);
+/* How place is to be opened. still: nobody may write to it meanwhile, where a lock can see to that.
+ */
+struct bmig_open_options bmig_session_options(const struct bmig_place *place, bool writable,
+                                              bool still);
 
 /* stat of place, where BMIG_NOT_FOUND is an image that does not exist. */
 int bmig_session_stat(const struct bmig_place *place, struct bmig_place_stat *stat,
