@@ -74,6 +74,24 @@ static int read_secret(const char *path, char **secret, struct bmig_error *err)
     return *secret ? 0 : bmig_error_set(err, BMIG_FAILED, ENOMEM, "no memory");
 }
 
+/* Only iSCSI's CHAP has secrets; they come from a file or the environment, never from argv. */
+static int find_secret(const struct bmig_uri *uri, const char *secret_file,
+                       struct bmig_place *place, struct bmig_error *err)
+{
+    const char *environment = getenv("BLOCKMIG_SECRET");
+    if (strcmp(uri->scheme, "iscsi") != 0 || !uri->user)
+        return 0;
+    if (secret_file)
+        return read_secret(secret_file, &place->secret, err);
+    if (!environment || !*environment)
+        return bmig_error_set(err, BMIG_USAGE, EINVAL,
+                              "'%.200s' names the CHAP user '%.64s' without a secret: give it with "
+                              "--secret-file FILE or in BLOCKMIG_SECRET",
+                              uri->text, uri->user);
+    place->secret = strdup(environment);
+    return place->secret ? 0 : bmig_error_set(err, BMIG_FAILED, ENOMEM, "no memory");
+}
+
 /* ---- formats ---- */
 
 /* What the ending of a name says is checked where the image is opened. */
@@ -122,8 +140,8 @@ int bmig_place_resolve(struct bmig_cli *cli, const char *text, const char *forma
     struct bmig_uri uri = {0};
     if (rc == 0)
         rc = bmig_uri_parse(&uri, place->spec.uri, err);
-    if (rc == 0 && uri.user && secret_file)
-        rc = read_secret(secret_file, &place->secret, err);
+    if (rc == 0)
+        rc = find_secret(&uri, secret_file, place, err);
     place->is_file = rc == 0 && strcmp(uri.scheme, "file") == 0;
     bmig_uri_fini(&uri);
     if (rc == 0)
