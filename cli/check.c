@@ -93,7 +93,7 @@ static void show(struct check *check)
     uint64_t now_ns = bmig_api_now_ns(),
              done = check->bytes_read + check->bytes_skipped + check->bytes_bad;
     double seconds = (double)(now_ns - check->begin_ns) / 1e9;
-    if (now_ns - check->shown_ns < 200000000)
+    if (now_ns - check->shown_ns < 200000000 || (!check->session.painter.terminal && seconds < 2))
         return;
     check->shown_ns = now_ns;
     snprintf(progress.label, sizeof(progress.label), "check");
@@ -219,7 +219,7 @@ static int prepare(struct check *check, const struct bmig_place *place, struct b
     if (rc == 0 && check->session.disks[0]->size_bytes == 0)
         rc = bmig_error_set(err, BMIG_FAILED, EINVAL, "'%.300s' is empty: there is no disk in it",
                             place->given);
-    check->begin_ns = bmig_api_now_ns();
+    check->begin_ns = check->session.begin_ns;
     return rc;
 }
 

@@ -213,12 +213,35 @@ void bmig_table_print(struct bmig_table *table, FILE *out, const char *empty_tex
 
 /* ---- objects without a text of their own ---- */
 
+/* "a, b, c" where all are strings; NULL otherwise. */
+static char *join_strings(const json_t *array)
+{
+    char *joined = strdup(""), *text = NULL;
+    size_t index;
+    const json_t *value;
+    json_array_foreach((json_t *)array, index, value)
+    {
+        const char *string = json_string_value(value);
+        if (!string || !joined ||
+            asprintf(&text, "%s%s%s", joined, index ? ", " : "", string) < 0) {
+            free(joined);
+            return NULL;
+        }
+        free(joined);
+        joined = text;
+    }
+    return joined;
+}
+
 static void put_field(FILE *out, const char *key, const json_t *value)
 {
     char size[32];
     const char *unit = strstr(key, "bytes");
-    char *text = NULL;
-    if (json_is_string(value)) {
+    char *text = NULL, *joined = json_is_array(value) ? join_strings(value) : NULL;
+    if (joined) {
+        text = bmig_output_clean(joined);
+        free(joined);
+    } else if (json_is_string(value)) {
         text = bmig_output_clean(json_string_value(value));
     } else if (json_is_integer(value) && unit && json_integer_value(value) >= 1024) {
         bmig_output_size(size, sizeof(size), (uint64_t)json_integer_value(value));

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { POOL_BYTES = 32 << 20 };
+enum { POOL_BYTES = 32 << 20, QUIET_NS = 2000000000 };
 
 int bmig_session_begin(struct bmig_session *session, struct bmig_cli *cli, const char *label,
                        struct bmig_error *err)
@@ -19,6 +19,7 @@ int bmig_session_begin(struct bmig_session *session, struct bmig_cli *cli, const
     session->painter.quiet =
         cli->json && !session->painter.terminal; /* stderr is for a JSON error then */
     session->stop = bmig_cli_catch_stop();
+    session->begin_ns = bmig_api_now_ns();
     int rc = bmig_loop_new(&session->loop, BMIG_LOOP_AUTO, err);
     if (rc < 0)
         return rc;
@@ -71,6 +72,12 @@ void bmig_session_progress(void *user, const struct bmig_mirror_stats *stats)
     struct bmig_progress progress = {
         .percent = -1, .guest_p99_us = UINT64_MAX, .guest_p99_us_before = UINT64_MAX};
     bool verifying = stats->state == BMIG_MIRROR_VERIFYING;
+    uint64_t now_ns = bmig_api_now_ns();
+    /* What is over in a moment needs no lines in a log. */
+    if (!session->painter.terminal && now_ns - session->begin_ns < QUIET_NS)
+        return;
+    if (!verifying && stats->state != BMIG_MIRROR_COPYING)
+        return;
     snprintf(progress.label, sizeof(progress.label), "%s", session->label);
     snprintf(progress.phase, sizeof(progress.phase), "%s", bmig_mirror_state_name(stats->state));
     if (stats->bytes_total)
@@ -78,7 +85,7 @@ void bmig_session_progress(void *user, const struct bmig_mirror_stats *stats)
     progress.rate_bytes_per_s = stats->rate_bytes_per_s;
     progress.eta_s = stats->eta_s;
     progress.stale_bytes = verifying ? UINT64_MAX : stats->bytes_stale;
-    bmig_painter_show(&session->painter, &progress, bmig_api_now_ns());
+    bmig_painter_show(&session->painter, &progress, now_ns);
 }
 
 struct bmig_open_options bmig_session_options(const struct bmig_place *place, bool writable,

@@ -16,6 +16,7 @@ struct bmig_session {
     struct bmig_disk *disks[2];
     struct bmig_painter painter;
     char label[16];
+    uint64_t begin_ns;
     const volatile sig_atomic_t *stop;
 };
 
