@@ -26,6 +26,7 @@ struct dialogue {
     bool answered;
     int status;
     struct scsi_task *task;
+    char text[256]; /* what the library said when it answered; it says less afterwards */
 };
 
 static uint64_t now_ns(void)
@@ -40,6 +41,7 @@ static void on_answer(struct iscsi_context *context, int status, void *data, voi
     struct dialogue *d = user;
     d->answered = true;
     d->status = status;
+    snprintf(d->text, sizeof d->text, "%s", iscsi_get_error(context));
 }
 
 /* Serves the context until the step's answer is there. -ETIMEDOUT, or -EIO where the connection is
@@ -66,6 +68,7 @@ static void begin_step(struct dialogue *d)
 {
     d->answered = false;
     d->status = -1;
+    snprintf(d->text, sizeof d->text, "the connection was closed");
     d->deadline_ns = now_ns() + d->step_ns;
 }
 
@@ -273,17 +276,17 @@ static int ask_facts(struct dialogue *d, struct bmig_iscsi_facts *facts, struct 
 
 /* ---- connect and log in ---- */
 
-/* The library has "... Status: text(number)": status class and detail of RFC 7143 11.13.5. */
-static int login_status(const char *text)
+/* The number in parentheses that ends the library's texts, or 0: an errno, or a login's status
+ * class and detail (RFC 7143 11.13.5). */
+static int number_in(const char *text)
 {
-    const char *mark = strstr(text, "Status: ");
-    const char *paren = mark ? strrchr(mark, '(') : NULL;
+    const char *paren = strrchr(text, '(');
     return paren ? atoi(paren + 1) : 0;
 }
 
 static int login_refused(struct dialogue *d, struct bmig_error *err)
 {
-    switch (login_status(iscsi_get_error(d->context))) {
+    switch (strstr(d->text, "Status: ") ? number_in(d->text) : 0) {
     case 0x0201:
         return bmig_error_set(err, BMIG_DENIED, EACCES,
                               "the target refuses our CHAP user or secret%s",
@@ -296,20 +299,24 @@ static int login_refused(struct dialogue *d, struct bmig_error *err)
         return bmig_error_set(err, BMIG_NOT_FOUND, ENOENT, "there is no target '%s'",
                               d->target->name);
     default:
-        return bmig_error_set(err, BMIG_FAILED, ECONNABORTED, "the login failed: %s",
-                              iscsi_get_error(d->context));
+        return bmig_error_set(err, BMIG_FAILED, ECONNABORTED, "the login failed: %s", d->text);
     }
 }
 
 static int connect_to(struct dialogue *d, const char *portal, struct bmig_error *err)
 {
     begin_step(d);
-    int rc = iscsi_connect_async(d->context, portal, on_answer, d) != 0 ? -EHOSTUNREACH : await(d);
+    if (iscsi_connect_async(d->context, portal, on_answer, d) != 0)
+        return bmig_error_set(err, BMIG_FAILED, EHOSTUNREACH, "%s", iscsi_get_error(d->context));
+    int rc = await(d);
     if (rc == -ETIMEDOUT)
         return bmig_error_set(err, BMIG_FAILED, ETIMEDOUT, "no answer to the connection");
-    if (rc || d->status != SCSI_STATUS_GOOD)
-        return bmig_error_set(err, BMIG_FAILED, rc ? -rc : ECONNREFUSED, "%s",
-                              iscsi_get_error(d->context));
+    if (rc || d->status != SCSI_STATUS_GOOD) {
+        int code = number_in(d->text);
+        return bmig_error_set(err, BMIG_FAILED, code > 0 && code < 4096 ? code : ECONNREFUSED,
+                              "can't connect to %s: %s", portal,
+                              code > 0 && code < 4096 ? bmig_strerror(code) : d->text);
+    }
     return 0;
 }
 
