@@ -133,7 +133,7 @@ static void run_done(struct bmig_task *task)
 
 static void hand_over(struct bmig_disk *disk, struct bmig_request *request)
 {
-    assert(request->path_depth < sizeof(request->path) / sizeof(request->path[0]));
+    assert(request->path_depth < BMIG_STACK_MAX);
     request->path[request->path_depth++] = disk;
     disk->in_flight++;
     disk->stats.requests[request->op]++;
@@ -194,7 +194,7 @@ void bmig_disk_forward(struct bmig_disk *disk, struct bmig_request *request, uin
 void bmig_disk_complete(struct bmig_request *request, int status)
 {
     uint8_t depth = request->path_depth;
-    struct bmig_disk *path[sizeof(request->path) / sizeof(request->path[0])];
+    struct bmig_disk *path[BMIG_STACK_MAX];
     assert(depth > 0 && status <= 0);
     memcpy(path, request->path, sizeof(path));
     request->path_depth = 0;

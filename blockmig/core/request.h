@@ -32,6 +32,9 @@ enum bmig_request_flags {
     BMIG_REPLAYABLE = 8,
 };
 
+/* How many disks may stand on each other. */
+enum { BMIG_STACK_MAX = 8 };
+
 /* What a driver may keep in a request while it owns it. */
 enum { BMIG_REQUEST_DRIVER_BYTES = 192 };
 
@@ -50,7 +53,7 @@ struct bmig_request {
     /* The door's, from submit until done. */
     struct bmig_request *next;
     struct bmig_request *parent;
-    struct bmig_disk *path[4]; /* the disks that forwarded it, top first */
+    struct bmig_disk *path[BMIG_STACK_MAX]; /* the disks that forwarded it, top first */
     uint8_t path_depth;
     bool is_child;
     bool rerouted; /* a ZERO that its driver could not do after all */
