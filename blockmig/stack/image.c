@@ -73,6 +73,7 @@ static int open_filters(struct bmig_disk **disk, const char *text,
 {
     char *words = strdup(text ? text : "");
     int status = words ? 0 : bmig_error_set(err, BMIG_FAILED, ENOMEM, "out of memory");
+    int room = BMIG_STACK_MAX - 2; /* the backend's and the format's places are taken */
     size_t end = words ? strlen(words) : 0;
     while (status == 0 && end > 0) {
         while (end > 0 && words[end - 1] == ' ')
@@ -80,7 +81,10 @@ static int open_filters(struct bmig_disk **disk, const char *text,
         words[end] = '\0';
         while (end > 0 && words[end - 1] != ' ')
             end--;
-        if (words[end])
+        if (words[end] && room-- == 0)
+            status = bmig_error_set(err, BMIG_USAGE, EINVAL, "more than %d filters on one image",
+                                    BMIG_STACK_MAX - 2);
+        else if (words[end])
             status = open_filter(disk, words + end, options, err);
     }
     free(words);
