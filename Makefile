@@ -46,6 +46,10 @@ $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
+# The lists ask by __has_include what there is, which the compiler's dependencies don't tell.
+$(BUILD)/backends/backends.o: $(wildcard backends/*.c)
+$(BUILD)/formats/formats.o: $(wildcard formats/*.c)
+
 $(LIB): $(OBJECTS)
 	@mkdir -p $(@D)
 	rm -f $@ && ar rcs $@ $^
