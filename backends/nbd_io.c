@@ -60,9 +60,11 @@ struct nbdc_op *bmig_nbdc_list_pop(struct nbdc_op_list *list)
 
 /* ---- answers ---- */
 
-static bool is_stable(const struct nbdc_disk *nbd, const struct bmig_request *request)
+/* A write that is stable at once need not be kept, unless an older one is: written again, that would
+ * overwrite it. */
+static bool must_hold(const struct nbdc_disk *nbd, const struct bmig_request *request)
 {
-    return (request->flags & BMIG_FUA) || !(nbd->facts.caps & BMIG_CAP_FLUSH);
+    return (nbd->facts.caps & BMIG_CAP_FLUSH) && (!(request->flags & BMIG_FUA) || nbd->held.head);
 }
 
 static int finish_flush(struct nbdc_disk *nbd, const struct nbdc_op *op, int status)
@@ -96,7 +98,7 @@ void bmig_nbdc_finish(struct nbdc_disk *nbd, struct nbdc_op *op, int status)
         break;
     case BMIG_WRITE:
     case BMIG_ZERO:
-        if (status == 0 && !is_stable(nbd, request))
+        if (status == 0 && must_hold(nbd, request))
             bmig_nbdc_held_add(&nbd->held, request);
         break;
     case BMIG_FLUSH:
