@@ -39,8 +39,9 @@ UNIT_TESTS   := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
 TOOL_SOURCES := $(wildcard tests/tools/*.c)
 TOOLS        := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/tests/tools/%)
 
-.PHONY: all tests clean
-all: $(BINS)
+.PHONY: all tests clean help deps check check-unit check-integration check-asan check-tsan lint bench demo \
+        demo-vm install
+all: $(BINS) ## build the programs
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -61,7 +62,7 @@ $(BINS):
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(ALL_LIBS)
 
-tests: $(UNIT_TESTS) $(TOOLS)
+tests: $(UNIT_TESTS) $(TOOLS) ## build the tests
 $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(UNIT_HELPERS:%.c=$(BUILD)/%.o) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(CHECK_LIBS) $(ALL_LIBS)
@@ -69,7 +70,57 @@ $(BUILD)/tests/tools/%: $(BUILD)/tests/tools/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(ALL_LIBS)
 
-clean:
+help: ## say what the targets are
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 26
+
+deps: ## install by apt what building and testing need and is not there
+	packaging/install-deps build test
+
+check: check-unit check-integration ## run all tests
+
+check-unit: tests ## run the unit tests, on each kind of loop
+	BUILD=$(BUILD) tests/run unit
+
+check-integration: all tests ## run the tests against real servers and tools
+	BUILD=$(BUILD) tests/run integration
+
+# Leaks count. Stacks are kept readable, and a container without ptrace has no LeakSanitizer to run.
+check-asan: ## the same with AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) BUILD=$(BUILD)-asan OPT=-O1 SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined' \
+	    check-unit check-integration
+
+check-tsan: ## the unit tests with ThreadSanitizer
+	$(MAKE) BUILD=$(BUILD)-tsan OPT=-O1 SAN=-fsanitize=thread check-unit
+
+lint: ## both compilers' warnings, clang-tidy, cppcheck, shellcheck, format, import direction
+	$(MAKE) CC=gcc BUILD=$(BUILD)-lint-gcc all tests
+	$(MAKE) CC=clang BUILD=$(BUILD)-lint-clang all tests
+	tests/lint
+
+bench: ## measure against qemu-img, nbdcopy, QEMU's mirror, nbdkit, on the same disks (BENCH_QUICK=1)
+	packaging/install-deps build test
+	$(MAKE) all
+	BUILD=$(BUILD) tests/bench/run
+
+demo: ## a volume moves between two repositories under verified writes, and a report
+	packaging/install-deps build demo
+	$(MAKE) all
+	BUILD=$(BUILD) tests/demo/demo
+
+demo-vm: ## a real guest's disk moves local -> NFS -> iSCSI -> local while it writes
+	packaging/install-deps build demo-vm
+	$(MAKE) all
+	BUILD=$(BUILD) tests/demo/demo-vm
+
+# blockmigd looks for blockmig-worker beside itself.
+install: all ## into $(DESTDIR)$(PREFIX)
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BINS) $(DESTDIR)$(PREFIX)/bin
+	$(if $(wildcard packaging/*.service),install -d $(DESTDIR)$(PREFIX)/lib/systemd/system)
+	$(if $(wildcard packaging/*.service),install -m 644 $(wildcard packaging/*.service) \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system)
+
+clean: ## remove what was built
 	rm -rf $(BUILD) $(BUILD)-*
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
