@@ -20,7 +20,7 @@ live_record() {
     record "$key.p999" "$p999"
     record "$key.stall" "$max"
     record "$key.iops" "$(awk -v n="$count" -v a="$move" -v b="$([ "$synced" = - ] && echo "$end" || echo "$synced")" \
-        'BEGIN { printf "%d\n", b > a ? n * 1000 / (b - a) : 0 }')"
+        'BEGIN { printf "%d\n", (b > a) ? n * 1000 / (b - a) : 0 }')"
     if [ "$synced" = - ]; then
         record "$key.synced" never
     else
