@@ -42,8 +42,9 @@ static int check_words(const struct bmig_uri *uri, bool tls, bool is_unix, struc
 {
     static const char *const tcp[] = {NULL};
     static const char *const local[] = {"socket", NULL};
-    static const char *const tcp_tls[] = {"tls-certificates", "tls-psk-file", NULL};
-    static const char *const local_tls[] = {"socket", "tls-certificates", "tls-psk-file", NULL};
+    static const char *const tcp_tls[] = {"tls-certificates", "tls-psk-file", "tls-username", NULL};
+    static const char *const local_tls[] = {"socket", "tls-certificates", "tls-psk-file",
+                                            "tls-username", NULL};
     const char *const *known = is_unix ? (tls ? local_tls : local) : (tls ? tcp_tls : tcp);
     int rc = bmig_uri_check_params(uri, known, err);
     if (rc < 0)
@@ -91,7 +92,8 @@ int bmig_nbdc_place_init(struct nbdc_place *place, const struct bmig_uri *uri,
     place->export_name = strdup(name);
     place->tls_certificates = copy_or_null(bmig_uri_param(uri, "tls-certificates"));
     place->tls_psk_file = copy_or_null(bmig_uri_param(uri, "tls-psk-file"));
-    place->tls_user = copy_or_null(uri->user);
+    /* A unix socket has no authority that a user could stand in. */
+    place->tls_user = copy_or_null(uri->user ? uri->user : bmig_uri_param(uri, "tls-username"));
     place->label = strdup(uri->text);
     place->timeout_ns = options->timeout_ns ? options->timeout_ns : DEFAULT_TIMEOUT_NS;
     if ((is_unix ? !place->socket : !place->host) || !place->export_name || !place->label) {

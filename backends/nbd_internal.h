@@ -126,6 +126,7 @@ struct nbdc_op {
     struct nbdc_op *next, *previous;
     uint64_t seen_bytes;     /* READ: bytes answered so far; EXTENTS: bytes described so far */
     uint64_t flush_sequence; /* FLUSH: the held writes that it will cover */
+    int status;              /* once answered */
 };
 
 struct nbdc_op_list {
@@ -151,8 +152,9 @@ struct nbdc_disk {
     struct nbdc_connection connections[NBDC_MAX_CONNECTIONS];
     uint32_t connection_count;
     enum nbdc_state state;
-    struct nbdc_op_list sent;    /* in the order they were submitted */
-    struct nbdc_op_list waiting; /* the same, for a connection */
+    struct nbdc_op_list sent;     /* in the order they were submitted */
+    struct nbdc_op_list waiting;  /* the same, for a connection */
+    struct nbdc_op_list answered; /* for the door, once libnbd has returned */
     struct nbdc_held held;
     struct nbdc_op own_flush;
     bool own_flush_sent;
@@ -187,6 +189,9 @@ int bmig_nbdc_events(struct nbd_handle *handle);
 
 /* Sends op on the least busy connection. */
 void bmig_nbdc_send(struct nbdc_disk *nbd, struct nbdc_op *op);
+
+/* Hands the door what libnbd has answered. Not from within a call of libnbd. */
+void bmig_nbdc_finish_answered(struct nbdc_disk *nbd);
 
 /* Answers op, which is on no list any more. */
 void bmig_nbdc_finish(struct nbdc_disk *nbd, struct nbdc_op *op, int status);

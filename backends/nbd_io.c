@@ -3,10 +3,11 @@
  * NBD requests on their way to the server and back, through libnbd's asynchronous calls.
  *
  * Every request goes onto the least busy connection. libnbd answers inside nbd_aio_notify_*, with
- * the handle locked: nothing called from an answer may touch a handle. A call may also find its
- * connection dead and answer everything on it at once, so after each batch of calls settle looks at
- * what became of the connections, once, and sets their watches. An answer of ENOTCONN or ESHUTDOWN
- * is none: the request stays in `sent` until nbd_recover.c takes it back and sends it again.
+ * the handle locked, and the door may submit again from within a completion: so an answer is only
+ * put onto a list, which is emptied when libnbd has returned. A call may also find its connection
+ * dead and answer everything on it at once, so after each batch of calls settle looks at what
+ * became of the connections, once, and sets their watches. An answer of ENOTCONN or ESHUTDOWN is
+ * none: the request stays in `sent` until nbd_recover.c takes it back and sends it again.
  */
 #include <assert.h>
 #include <errno.h>
@@ -60,8 +61,8 @@ struct nbdc_op *bmig_nbdc_list_pop(struct nbdc_op_list *list)
 
 /* ---- answers ---- */
 
-/* A write that is stable at once need not be kept, unless an older one is: written again, that would
- * overwrite it. */
+/* A write that is stable at once need not be kept, unless an older one is: written again, that
+ * would overwrite it. */
 static bool must_hold(const struct nbdc_disk *nbd, const struct bmig_request *request)
 {
     return (nbd->facts.caps & BMIG_CAP_FLUSH) && (!(request->flags & BMIG_FUA) || nbd->held.head);
@@ -110,6 +111,15 @@ void bmig_nbdc_finish(struct nbdc_disk *nbd, struct nbdc_op *op, int status)
     bmig_disk_complete(request, status);
 }
 
+static void hand_back(struct nbdc_disk *nbd, struct nbdc_op *op, int status)
+{
+    bmig_nbdc_list_remove(&nbd->sent, op);
+    op->connection->in_flight--;
+    op->connection = NULL;
+    op->status = status;
+    bmig_nbdc_list_append(&nbd->answered, op);
+}
+
 static int answered(void *user, int *error)
 {
     struct nbdc_op *op = user;
@@ -119,10 +129,7 @@ static int answered(void *user, int *error)
         connection->dead = true;
         return 1;
     }
-    bmig_nbdc_list_remove(&nbd->sent, op);
-    connection->in_flight--;
-    op->connection = NULL;
-    bmig_nbdc_finish(nbd, op, -*error);
+    hand_back(nbd, op, -*error);
     return 1;
 }
 
@@ -231,10 +238,7 @@ void bmig_nbdc_send(struct nbdc_disk *nbd, struct nbdc_op *op)
         connection->dead = true;
         return;
     }
-    bmig_nbdc_list_remove(&nbd->sent, op);
-    connection->in_flight--;
-    op->connection = NULL;
-    bmig_nbdc_finish(nbd, op, -code);
+    hand_back(nbd, op, -code);
 }
 
 static void send_own_flush(struct nbdc_disk *nbd)
@@ -253,8 +257,16 @@ int bmig_nbdc_events(struct nbd_handle *handle)
            ((direction & LIBNBD_AIO_DIRECTION_WRITE) ? BMIG_WATCH_WRITE : 0);
 }
 
+void bmig_nbdc_finish_answered(struct nbdc_disk *nbd)
+{
+    struct nbdc_op *op;
+    while ((op = bmig_nbdc_list_pop(&nbd->answered)) != NULL)
+        bmig_nbdc_finish(nbd, op, op->status);
+}
+
 static void settle(struct nbdc_disk *nbd)
 {
+    bmig_nbdc_finish_answered(nbd);
     if (nbd->state != NBDC_LIVE)
         return;
     uint32_t in_flight = 0;

@@ -270,6 +270,7 @@ void bmig_nbdc_fence_advance(struct nbdc_disk *nbd)
         return;
     if (nbd->sent.head)
         bmig_log(BMIG_LOG_WARNING, "nbd '%s': cut off with requests unanswered", nbd->place.label);
+    bmig_nbdc_finish_answered(nbd);
     nbd->state = NBDC_FENCED;
     bmig_timer_stop(&nbd->fence_bound);
     bmig_timer_stop(&nbd->silence);

@@ -16,6 +16,12 @@ step() {
     echo "- $*"
 }
 
+# Ends the server started last.
+halt() {
+    stop "$PID" "$@"
+    rm -f "$SOCKET"
+}
+
 # kit NAME ARGS: nbdkit in the foreground on $SOCKET
 kit() {
     local name=$1
@@ -59,40 +65,38 @@ kit memory memory 64M
 exercise "$URI" --ops 1500
 exercise "$URI" --ops 500 --sessions 1 --depth 1
 exercise "$URI" --ops 500 --sessions 8 --depth 64
-stop "$PID"
+halt
 PORT=$(free_port)
 start tcp nbdkit -f -i 127.0.0.1 -p "$PORT" -e disk memory 32M
 wait_for "$PORT"
 exercise "nbd://127.0.0.1:$PORT/disk" --ops 800
-stop "$PID"
+halt
 
 step "a server without structured replies, with odd block sizes, and without zeroing"
 kit plain --no-sr memory 16M
 exercise "$URI" --ops 300
-stop "$PID"
+halt
 kit blocks --filter=blocksize-policy memory 16M blocksize-minimum=4096 blocksize-preferred=64K \
     blocksize-maximum=128K blocksize-error-policy=error
 exercise "$URI" --ops 500 --align 512
-stop "$PID"
+halt
 kit nozero --filter=nozero memory 16M
 exercise "$URI" --ops 300
-stop "$PID"
+halt
 kit slow --filter=delay memory 16M rdelay=5ms wdelay=5ms
 exercise "$URI" --ops 200
-stop "$PID"
+halt
 
 step "qemu-nbd and qemu-storage-daemon"
 truncate -s 32M "$T/disk"
 start qemu-nbd qemu-nbd -k "$SOCKET" -f raw -e 8 -t --discard=unmap "$T/disk"
 wait_for "$SOCKET"
 exercise "$URI" --ops 800
-stop "$PID"
-rm -f "$SOCKET"
+halt
 start qemu-nbd qemu-nbd -k "$SOCKET" -f raw -e 1 -t --discard=unmap "$T/disk"
 wait_for "$SOCKET"
 exercise "$URI" --ops 300
-stop "$PID"
-rm -f "$SOCKET"
+halt
 start qsd qemu-storage-daemon \
     --blockdev "driver=file,node-name=file,filename=$T/disk,discard=unmap" \
     --nbd-server "addr.type=unix,addr.path=$SOCKET" \
@@ -100,28 +104,27 @@ start qsd qemu-storage-daemon \
 wait_for "$SOCKET"
 exercise "nbd+unix:///disk?socket=$SOCKET" --ops 800
 refused "no image|not found|NOT_FOUND|exist|unknown|export" "nbd+unix:///other?socket=$SOCKET"
-stop "$PID"
-rm -f "$SOCKET"
+halt
 
 step "a server that is killed in the stream of requests, and comes back"
 kit file file "$T/disk"
 exercise_start "$URI" --ops 1500 --pace-us 1000
 for i in 1 2 3; do
     sleep 0.4
-    stop "$PID" KILL
+    halt KILL
     sleep 0.2
     kit "file$i" file "$T/disk"
 done
 exercise_ok
 contains "$T/exercise.err" "connected again"
-stop "$PID"
+halt
 
 step "a server that loses what it acknowledged and had not flushed"
 kit volatile --filter=cache file "$T/disk" cache=writeback
 exercise_start "$URI" --ops 1200 --pace-us 1000 --no-discard
 for i in 1 2 3; do
     sleep 0.35
-    stop "$PID" KILL
+    halt KILL
     kit "volatile$i" --filter=cache file "$T/disk" cache=writeback
 done
 exercise_ok
@@ -129,12 +132,12 @@ contains "$T/exercise.err" "connected again"
 exercise_start "$URI" --ops 1200 --pace-us 1000 --replayable
 for i in 1 2 3; do
     sleep 0.35
-    stop "$PID" KILL
+    halt KILL
     kit "volatile$i" --filter=cache file "$T/disk" cache=writeback
 done
 exercise_ok
 contains "$T/exercise.err" "connected again"
-stop "$PID"
+halt
 
 step "a server that stops for a while, within the bound and beyond it"
 kit frozen file "$T/disk"
@@ -151,42 +154,40 @@ begin=$SECONDS
 exercise_fails "timed out|Timed out|ETIMEDOUT|time"
 [ $((SECONDS - begin)) -lt 20 ] || fail "a silent server held us for $((SECONDS - begin)) s"
 kill -CONT "$PID"
-stop "$PID"
+halt
 
 step "a server that never says a word"
-rm -f "$SOCKET"
 start mute socat "UNIX-LISTEN:$SOCKET,fork" "EXEC:sleep 60"
 wait_for "$SOCKET"
 begin=$SECONDS
 refused "handshake in time" "$URI" --timeout-ms 1000
 [ $((SECONDS - begin)) -lt 10 ] || fail "a mute server held us for $((SECONDS - begin)) s"
-stop "$PID"
-rm -f "$SOCKET"
+halt
 start hangup socat "UNIX-LISTEN:$SOCKET,fork" "SYSTEM:head -c 3 /dev/zero"
 wait_for "$SOCKET"
 refused "FAIL open" "$URI" --timeout-ms 2000
-stop "$PID"
+halt
 refused "FAIL open" "$URI"
 
 step "a server that comes back with another size"
 kit before memory 16M
 exercise_start "$URI" --ops 100000 --pace-us 1000
 sleep 0.4
-stop "$PID" KILL
+halt KILL
 kit after memory 32M
 exercise_fails "came back with 33554432 bytes where there were 16777216"
-stop "$PID"
+halt
 
 step "read-only exports, errors, words"
 kit readonly -r memory 1M
 refused "read-only" "$URI"
-stop "$PID"
+halt
 kit full --filter=error memory 16M error=ENOSPC error-pwrite-rate=100%
 refused "No space left" "$URI" --ops 50
-stop "$PID"
+halt
 kit broken --filter=error memory 16M error=EIO error-pread-rate=100%
 refused "FAIL READ" "$URI" --ops 50
-stop "$PID"
+halt
 refused "socket" "nbd+unix:///x"
 refused "tls-certificates" "nbd://127.0.0.1/?tls-certificates=$T"
 refused "frobnicate" "nbd+unix:///?socket=$SOCKET&frobnicate=1"
@@ -218,18 +219,17 @@ exercise "nbds://localhost:$PORT/?tls-certificates=$T/good" --ops 300
 refused "FAIL open" "nbd://localhost:$PORT/"
 refused "FAIL open" "nbds://localhost:$PORT/?tls-certificates=$T/other" --timeout-ms 5000
 refused "FAIL open" "nbds://127.0.0.1:$PORT/?tls-certificates=$T/good" --timeout-ms 5000
-stop "$PID"
+halt
 PORT=$(free_port)
 start plaintext nbdkit -f -i 127.0.0.1 -p "$PORT" --tls=off memory 16M
 wait_for "$PORT"
 refused "TLS" "nbds://localhost:$PORT/?tls-certificates=$T/good"
-stop "$PID"
+halt
 echo "alice:0123456789abcdef0123456789abcdef" >"$T/psk"
-rm -f "$SOCKET"
 start psk nbdkit -f -U "$SOCKET" --tls=require --tls-psk="$T/psk" memory 16M
 wait_for "$SOCKET"
-exercise "nbds+unix://alice@/?socket=$SOCKET&tls-psk-file=$T/psk" --ops 300
+exercise "nbds+unix:///?socket=$SOCKET&tls-username=alice&tls-psk-file=$T/psk" --ops 300
 echo "alice:ffffffffffffffffffffffffffffffff" >"$T/wrong"
-refused "FAIL open" "nbds+unix://alice@/?socket=$SOCKET&tls-psk-file=$T/wrong" --timeout-ms 5000
-stop "$PID"
+refused "FAIL open" "nbds+unix:///?socket=$SOCKET&tls-username=alice&tls-psk-file=$T/wrong" --timeout-ms 5000
+halt
 echo "PASS $TEST_NAME"
