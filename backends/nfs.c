@@ -122,6 +122,10 @@ static int nfs_driver_open(struct bmig_disk *disk, const struct bmig_uri *uri,
     }
     disk->state = image;
     disk->size_bytes = image->place.attributes.size;
+    disk->known_zero = options->writable && options->exclusive &&
+                       image->place.attributes.mtime.seconds == BMIG_NFS_FRESH_MTIME_S &&
+                       image->place.attributes.mtime.nseconds == 0 &&
+                       image->place.attributes.used <= BMIG_NFS_FRESH_USED_BYTES;
     disk->caps = (options->writable ? BMIG_CAP_WRITE : 0) | BMIG_CAP_FLUSH | BMIG_CAP_FUA |
                  BMIG_CAP_MULTI_CONN;
     snprintf(disk->name, sizeof(disk->name), "%s", image->place.text);

@@ -173,11 +173,11 @@ static void read_answered(struct bmig_nfs_op *op, const READ3res *result)
         bmig_nfs_op_end(op, -EIO); /* an answer to something else */
         return;
     }
-    memcpy(op->data + op->done_bytes, ok->data.data_val, count);
-    if (ok->eof && count < op->sent_bytes) { /* the file ends inside the image: zeroes follow */
-        memset(op->data + op->done_bytes + count, 0, op->sent_bytes - count);
-        count = op->sent_bytes;
+    if (ok->eof && count < op->sent_bytes) {
+        bmig_nfs_op_end(op, -EIO); /* somebody cut the file: its end is no data, and no zeroes */
+        return;
     }
+    memcpy(op->data + op->done_bytes, ok->data.data_val, count);
     go_on(op, count);
 }
 

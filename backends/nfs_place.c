@@ -344,7 +344,7 @@ int bmig_nfs_create(const struct bmig_uri *uri, uint64_t size_bytes,
         return result;
     if (place.exists) {
         bmig_nfs_place_fini(&place);
-        return bmig_error_set(err, BMIG_REFUSED, EEXIST, "'%s' exists already", place.text);
+        return bmig_error_set(err, BMIG_DENIED, EEXIST, "'%s' exists already", place.text);
     }
     result = bmig_nfs_call_fsinfo(&place.link, &place.directory, &info);
     if (result == 0 && size_bytes > info.maxfilesize) {
@@ -363,11 +363,16 @@ int bmig_nfs_create(const struct bmig_uri *uri, uint64_t size_bytes,
             result = bmig_nfs_call_getattr(&place.link, &place.file, &place.attributes);
         if (result == 0 && place.attributes.size != size_bytes)
             result = -EIO;
+        if (result == 0 &&
+            bmig_nfs_call_set_mtime(&place.link, &place.file, BMIG_NFS_FRESH_MTIME_S) != 0 &&
+            !place.link.rpc)
+            result =
+                -ETIMEDOUT; /* a server that can't set times is fine, one that is gone is not */
         if (result != 0 && place.link.rpc)
             bmig_nfs_call_remove(&place.link, &place.directory, place.name);
     }
     if (result == -EEXIST)
-        bmig_error_set(err, BMIG_REFUSED, EEXIST, "'%s' exists already", place.text);
+        bmig_error_set(err, BMIG_DENIED, EEXIST, "'%s' exists already", place.text);
     else if (result != 0)
         bmig_nfs_place_error(&place, result, "create", err);
     bmig_nfs_place_fini(&place);

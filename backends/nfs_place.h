@@ -15,6 +15,11 @@
 #include "blockmig/core/error.h"
 #include "blockmig/core/uri.h"
 
+/* A new image's time of change, which no write leaves as it is: it tells that an image was never
+ * written to. Servers say how much room a file takes with too many meanings for that alone to tell.
+ */
+enum { BMIG_NFS_FRESH_MTIME_S = 1234567890, BMIG_NFS_FRESH_USED_BYTES = 65536 };
+
 struct bmig_nfs_place {
     char text[200];   /* nfs://host/path, for messages */
     char host[256];   /* as named */

@@ -351,6 +351,15 @@ int bmig_nfs_call_set_size(struct bmig_nfs_link *link, const struct bmig_nfs_fh 
     return run(link, start_setattr, &args, take_status, NULL);
 }
 
+int bmig_nfs_call_set_mtime(struct bmig_nfs_link *link, const struct bmig_nfs_fh *fh,
+                            uint32_t seconds)
+{
+    SETATTR3args args = {.object = give_fh(fh)};
+    args.new_attributes.mtime.set_it = SET_TO_CLIENT_TIME;
+    args.new_attributes.mtime.set_mtime_u.mtime.seconds = seconds;
+    return run(link, start_setattr, &args, take_status, NULL);
+}
+
 int bmig_nfs_call_remove(struct bmig_nfs_link *link, const struct bmig_nfs_fh *directory,
                          const char *name)
 {

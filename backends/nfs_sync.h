@@ -64,6 +64,8 @@ int bmig_nfs_call_create(struct bmig_nfs_link *link, const struct bmig_nfs_fh *d
                          const char *name, uint32_t mode, struct bmig_nfs_fh *fh);
 int bmig_nfs_call_set_size(struct bmig_nfs_link *link, const struct bmig_nfs_fh *fh,
                            uint64_t size_bytes);
+int bmig_nfs_call_set_mtime(struct bmig_nfs_link *link, const struct bmig_nfs_fh *fh,
+                            uint32_t seconds);
 int bmig_nfs_call_remove(struct bmig_nfs_link *link, const struct bmig_nfs_fh *directory,
                          const char *name);
 int bmig_nfs_call_rename(struct bmig_nfs_link *link, const struct bmig_nfs_fh *directory,
