@@ -164,7 +164,7 @@ struct bmig_iscsi_session {
     struct iscsi_context *context;
     struct bmig_watch watch;
     bool watching;
-    bool lost; /* noticed inside a callback of the library; acted on outside of it */
+    const char *lost; /* why; noticed inside a callback of the library, acted on outside of it */
     bool pinged;
     unsigned under_way;
     uint64_t heard_ns;
@@ -200,8 +200,8 @@ struct bmig_iscsi {
     bool ghosts; /* a write was under way when the link went down: a login must fence it */
     /* Writes counted as they are answered; what the last of them is that a good FLUSH covers. */
     uint64_t writes_done, writes_flushed, last_replayable;
-    bool
-        cache_doubt; /* the target may have lost what was not flushed: the next FLUSH must say so */
+    /* The target may have lost what was not flushed: the next FLUSH must say so. */
+    bool cache_doubt;
     bool fencing;
     uint64_t fence_until_ns;
     /* Found out that the target knows no such command, whatever it said of itself. */
@@ -211,6 +211,7 @@ struct bmig_iscsi {
 void bmig_iscsi_list_init(struct bmig_iscsi_list *list);
 bool bmig_iscsi_list_empty(const struct bmig_iscsi_list *list);
 void bmig_iscsi_list_append(struct bmig_iscsi_list *list, struct bmig_iscsi_op *op);
+void bmig_iscsi_list_prepend(struct bmig_iscsi_list *list, struct bmig_iscsi_op *op);
 void bmig_iscsi_list_remove(struct bmig_iscsi_op *op);
 
 /* The link: starts what the sessions logged in need on the loop; stops it (nothing in flight). */
@@ -223,6 +224,14 @@ void bmig_iscsi_link_send(struct bmig_iscsi *link, struct bmig_iscsi_op *op);
 void bmig_iscsi_link_send_later(struct bmig_iscsi *link, struct bmig_iscsi_op *op);
 
 void bmig_iscsi_link_fence(struct bmig_iscsi *link);
+
+/* Starts logging in all sessions of link again, which ends with link_logged_in unless it is
+ * abandoned. -ENOMEM. */
+int bmig_iscsi_relogin_start(struct bmig_iscsi *link, uint64_t step_ns);
+void bmig_iscsi_relogin_abandon(struct bmig_iscsi *link);
+/* On success takes the contexts, and leaves NULL in their places. */
+void bmig_iscsi_link_logged_in(struct bmig_iscsi *link, int status, struct iscsi_context **contexts,
+                               const struct bmig_iscsi_facts *facts, const char *why);
 
 /* Ops. start: a request's first command, to the link. issue: hands the op's command to session; 0,
  * or -errno after which the op is still the caller's. finish: answers the request; the op is on no

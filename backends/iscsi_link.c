@@ -42,56 +42,8 @@ enum {
     STEP_MS = 10000
 };
 
-/* A login of all sessions, on a helper thread. It owns all it uses: the link may end before it
- * does. */
-struct bmig_iscsi_relogin {
-    struct bmig_work work;
-    struct bmig_iscsi *link; /* NULL: nobody waits any more */
-    struct bmig_iscsi_target *target;
-    uint64_t step_ns;
-    struct iscsi_context *contexts[BMIG_ISCSI_MAX_SESSIONS];
-    struct bmig_iscsi_facts facts;
-    int status;
-    struct bmig_error err;
-};
-
 static void lose(struct bmig_iscsi *link, const char *why);
 static void start_login(struct bmig_iscsi *link);
-
-/* ---- lists ---- */
-
-void bmig_iscsi_list_init(struct bmig_iscsi_list *list)
-{
-    list->next = list->prev = (struct bmig_iscsi_op *)list;
-}
-
-bool bmig_iscsi_list_empty(const struct bmig_iscsi_list *list)
-{
-    return list->next == (const struct bmig_iscsi_op *)list;
-}
-
-void bmig_iscsi_list_append(struct bmig_iscsi_list *list, struct bmig_iscsi_op *op)
-{
-    op->next = (struct bmig_iscsi_op *)list;
-    op->prev = list->prev;
-    list->prev->next = op;
-    list->prev = op;
-}
-
-void bmig_iscsi_list_remove(struct bmig_iscsi_op *op)
-{
-    op->prev->next = op->next;
-    op->next->prev = op->prev;
-    op->next = op->prev = NULL;
-}
-
-static void list_prepend(struct bmig_iscsi_list *list, struct bmig_iscsi_op *op)
-{
-    op->prev = (struct bmig_iscsi_op *)list;
-    op->next = list->next;
-    list->next->prev = op;
-    list->next = op;
-}
 
 static uint64_t now_ns(const struct bmig_iscsi *link)
 {
@@ -118,7 +70,7 @@ static bool flush_out(struct bmig_iscsi_session *session)
 {
     if (iscsi_which_events(session->context) & BMIG_WATCH_WRITE &&
         iscsi_service(session->context, BMIG_WATCH_WRITE) < 0)
-        session->lost = true;
+        session->lost = "the connection broke";
     if (session->lost)
         return false;
     bmig_watch_set(&session->watch, iscsi_which_events(session->context));
@@ -154,7 +106,7 @@ static void pump(struct bmig_iscsi *link)
     }
     for (unsigned i = 0; link->state == BMIG_ISCSI_UP && i < link->session_count; i++)
         if (!flush_out(&link->sessions[i]))
-            lose(link, iscsi_get_error(link->sessions[i].context));
+            lose(link, link->sessions[i].lost);
 }
 
 static void on_kick(struct bmig_task *task)
@@ -280,17 +232,18 @@ static void drop_session(struct bmig_iscsi *link, struct bmig_iscsi_session *ses
         op->task = NULL;
         op->session = NULL;
         link->ghosts |= bmig_iscsi_op_writes(op);
-        list_prepend(&link->waiting, op);
+        bmig_iscsi_list_prepend(&link->waiting, op);
     }
     session->under_way = 0;
-    session->lost = session->pinged = false;
+    session->lost = NULL;
+    session->pinged = false;
 }
 
 static void lose(struct bmig_iscsi *link, const char *why)
 {
     assert(link->state == BMIG_ISCSI_UP);
     bmig_log(BMIG_LOG_WARNING, "%s: the connection is lost (%s); logging in again",
-             link->disk->name, why && why[0] ? why : "closed by the target");
+             link->disk->name, why);
     link->lost_count++;
     link->state = BMIG_ISCSI_DOWN;
     link->down_since_ns = now_ns(link);
@@ -311,7 +264,7 @@ static void on_ready(struct bmig_watch *watch, int revents)
     struct bmig_iscsi *link = session->link;
     int rc = iscsi_service(session->context, revents);
     if (rc < 0 || session->lost) {
-        lose(link, iscsi_get_error(session->context));
+        lose(link, session->lost ? session->lost : "the connection broke");
     } else {
         if (revents & BMIG_WATCH_READ) {
             session->heard_ns = now_ns(link);
@@ -323,19 +276,6 @@ static void on_ready(struct bmig_watch *watch, int revents)
 }
 
 /* ---- logging in again ---- */
-
-static void run_login(struct bmig_work *work)
-{
-    struct bmig_iscsi_relogin *relogin = container(work, struct bmig_iscsi_relogin, work);
-    for (unsigned i = 0; i < relogin->target->session_count && relogin->status == 0; i++)
-        relogin->status =
-            bmig_iscsi_login(relogin->target, i, relogin->step_ns, &relogin->contexts[i],
-                             i == 0 ? &relogin->facts : NULL, &relogin->err);
-    for (unsigned i = 0; relogin->status && i < relogin->target->session_count; i++) {
-        bmig_iscsi_drop(relogin->contexts[i]);
-        relogin->contexts[i] = NULL;
-    }
-}
 
 /* What must be as it was; else what the upper layers believe of this disk is wrong. */
 static const char *changed(const struct bmig_iscsi_facts *was, const struct bmig_iscsi_facts *is)
@@ -367,17 +307,19 @@ static int begin_session(struct bmig_iscsi *link, unsigned index, struct iscsi_c
     return rc;
 }
 
-static void come_up(struct bmig_iscsi *link, struct bmig_iscsi_relogin *relogin)
+/* Takes the contexts of a login that came through. */
+static void come_up(struct bmig_iscsi *link, struct iscsi_context **contexts,
+                    const struct bmig_iscsi_facts *facts)
 {
     link->ghosts = false; /* whatever the old sessions still had to do, they are dead now */
-    const char *why = changed(&link->facts, &relogin->facts);
+    const char *why = changed(&link->facts, facts);
     bool watched = !why;
     for (unsigned i = 0; i < link->session_count; i++) {
         if (watched)
-            watched = begin_session(link, i, relogin->contexts[i]) == 0;
+            watched = begin_session(link, i, contexts[i]) == 0;
         if (!watched)
-            link->sessions[i].context = relogin->contexts[i];
-        relogin->contexts[i] = NULL;
+            link->sessions[i].context = contexts[i];
+        contexts[i] = NULL;
     }
     if (!watched) {
         for (unsigned i = 0; i < link->session_count; i++)
@@ -391,49 +333,26 @@ static void come_up(struct bmig_iscsi *link, struct bmig_iscsi_relogin *relogin)
     pump(link);
 }
 
-static void free_login(struct bmig_iscsi_relogin *relogin)
+void bmig_iscsi_link_logged_in(struct bmig_iscsi *link, int status, struct iscsi_context **contexts,
+                               const struct bmig_iscsi_facts *facts, const char *why)
 {
-    for (unsigned i = 0; i < relogin->target->session_count; i++)
-        bmig_iscsi_drop(relogin->contexts[i]);
-    bmig_iscsi_target_unref(relogin->target);
-    free(relogin);
-}
-
-static void login_done(struct bmig_work *work)
-{
-    struct bmig_iscsi_relogin *relogin = container(work, struct bmig_iscsi_relogin, work);
-    struct bmig_iscsi *link = relogin->link;
-    if (link) {
-        link->relogin = NULL;
-        if (relogin->status == 0) {
-            come_up(link, relogin);
-        } else {
-            bmig_log(BMIG_LOG_DEBUG, "%s: %s", link->disk->name, relogin->err.message);
-            bmig_timer_start(link->disk->loop, &link->backoff, link->backoff_ns);
-            link->backoff_ns *= 2;
-            if (link->backoff_ns > BACKOFF_MOST_MS * MS)
-                link->backoff_ns = BACKOFF_MOST_MS * MS;
-        }
-        check_fence(link);
+    if (status == 0) {
+        come_up(link, contexts, facts);
+    } else {
+        bmig_log(BMIG_LOG_DEBUG, "%s: %s", link->disk->name, why);
+        bmig_timer_start(link->disk->loop, &link->backoff, link->backoff_ns);
+        link->backoff_ns *= 2;
+        if (link->backoff_ns > BACKOFF_MOST_MS * MS)
+            link->backoff_ns = BACKOFF_MOST_MS * MS;
     }
-    free_login(relogin);
+    check_fence(link);
 }
 
 static void start_login(struct bmig_iscsi *link)
 {
-    struct bmig_iscsi_relogin *relogin = calloc(1, sizeof *relogin);
-    if (!relogin) {
-        bmig_timer_start(link->disk->loop, &link->backoff, BACKOFF_MOST_MS * MS);
-        return;
-    }
     uint64_t half = link->target->timeout_ns / 2;
-    relogin->work.run = run_login;
-    relogin->work.done = login_done;
-    relogin->link = link;
-    relogin->target = bmig_iscsi_target_ref(link->target);
-    relogin->step_ns = half < STEP_MS * MS ? half : STEP_MS * MS;
-    link->relogin = relogin;
-    bmig_loop_work(link->disk->loop, &relogin->work);
+    if (bmig_iscsi_relogin_start(link, half < STEP_MS * MS ? half : STEP_MS * MS) != 0)
+        bmig_timer_start(link->disk->loop, &link->backoff, BACKOFF_MOST_MS * MS);
 }
 
 static void on_backoff(struct bmig_timer *timer)
@@ -521,8 +440,6 @@ void bmig_iscsi_link_detach(struct bmig_iscsi *link)
             bmig_watch_stop(&session->watch);
         session->watching = false;
     }
-    if (link->relogin)
-        link->relogin->link = NULL;
-    link->relogin = NULL;
+    bmig_iscsi_relogin_abandon(link);
     link->state = BMIG_ISCSI_IDLE;
 }

@@ -20,6 +20,39 @@ enum { MAX_TRIES = 16, MAX_RECHECKS = 2, LBA_STATUS_BYTES = 8 + 16 * 64, MAX_BLO
 
 static uint8_t zero_block[MAX_BLOCK_BYTES];
 
+void bmig_iscsi_list_init(struct bmig_iscsi_list *list)
+{
+    list->next = list->prev = (struct bmig_iscsi_op *)list;
+}
+
+bool bmig_iscsi_list_empty(const struct bmig_iscsi_list *list)
+{
+    return list->next == (const struct bmig_iscsi_op *)list;
+}
+
+void bmig_iscsi_list_append(struct bmig_iscsi_list *list, struct bmig_iscsi_op *op)
+{
+    op->next = (struct bmig_iscsi_op *)list;
+    op->prev = list->prev;
+    list->prev->next = op;
+    list->prev = op;
+}
+
+void bmig_iscsi_list_remove(struct bmig_iscsi_op *op)
+{
+    op->prev->next = op->next;
+    op->next->prev = op->prev;
+    op->next = op->prev = NULL;
+}
+
+void bmig_iscsi_list_prepend(struct bmig_iscsi_list *list, struct bmig_iscsi_op *op)
+{
+    op->prev = (struct bmig_iscsi_op *)list;
+    op->next = list->next;
+    list->next->prev = op;
+    list->next = op;
+}
+
 struct bmig_iscsi_op *bmig_iscsi_op_of(struct bmig_request *request)
 {
     return (struct bmig_iscsi_op *)request->driver;
@@ -234,7 +267,8 @@ static void on_answer(struct iscsi_context *context, int status, void *data, voi
     if (verdict == BMIG_ISCSI_RECHECK && op->tries++ >= MAX_RECHECKS)
         verdict = BMIG_ISCSI_FAIL;
     if (verdict == BMIG_ISCSI_LOST || verdict == BMIG_ISCSI_RECHECK) {
-        session->lost = true;
+        session->lost = verdict == BMIG_ISCSI_LOST ? "the connection broke"
+                                                   : "the target says that the LUN has changed";
         return;
     }
     bmig_iscsi_list_remove(op);
