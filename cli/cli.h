@@ -89,6 +89,9 @@ const char *bmig_cli_nearest(const char *word, const char *const *candidates);
 
 /* The overall help (about NULL), a group's ("repo") or a verb's. Returned text is malloc'd. */
 char *bmig_cli_help(const struct bmig_cli_verb *verbs, const char *about);
+
+/* ---- complete.c ---- */
+
 /* Candidates for the last of words (what a shell completes), one a line on stdout. */
 void bmig_cli_complete(const struct bmig_cli_verb *verbs, int count, char *const *words);
 

@@ -266,6 +266,25 @@ cmp "$T/a.raw" "$T/b.raw"
 answer "GET /v1/resolve?image=no%3Aa.raw" 404 '{"error":{"kind":"not-found","code":2,"message":"there is no repository no"}}'
 run 6 copy no:a.raw x.raw
 
+# ---- completion: words from the program, names from the daemon, files from the shell
+answer "GET /v1/repos" 200 '[{"name":"r1","uri":"nfs://h/e"},{"name":"longer","uri":"file:///x"}]'
+. packaging/blockmig.bash
+complete_line() { # WANT WORDS...: the last word's candidates
+    local want=$1
+    shift
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+    (PATH=$BIN:$PATH && _blockmig && echo "${COMPREPLY[*]}") >"$T/out"
+    printed "$want"
+}
+complete_line "volume" blockmig vo
+complete_line "start stop show" blockmig volume s
+complete_line "v w" blockmig volume show ""
+complete_line "" blockmig volume create ""
+complete_line "longer" blockmig volume create x --repo l
+complete_line "--bandwidth" blockmig move v r --ban
+complete_line "Makefile" blockmig --json copy --bandwidth 5MiB/s x Makef
+complete_line "raw" blockmig copy --format ""
+
 # ---- answers that are none
 answer "GET /v1/jobs" 200 'hello'
 run 1 jobs
