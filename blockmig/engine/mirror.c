@@ -193,11 +193,10 @@ bool bmig_mirror_before_change(struct bmig_mirror *mirror, uint64_t offset, uint
     uint64_t last_clean = 0;
     bmig_visits_taint(&mirror->visits, first, last);
     for (uint64_t region = first; region <= last; region++) {
+        bmig_scout_touch(mirror, region);
         if (bmig_region_is_clean(map, region)) {
             first_clean = min(first_clean, region);
             last_clean = region;
-        } else {
-            bmig_scout_touch(mirror, region);
         }
     }
     if (first_clean == UINT64_MAX)
@@ -208,6 +207,13 @@ bool bmig_mirror_before_change(struct bmig_mirror *mirror, uint64_t offset, uint
     *leg_end = min(offset + length, bmig_region_end(map, last_clean));
     mirror->bytes_mirrored += *leg_end - *leg_start;
     return true;
+}
+
+bool bmig_mirror_is_clean(const struct bmig_mirror *mirror, uint64_t offset, uint64_t length)
+{
+    uint64_t last = bmig_region_of(&mirror->map, offset + length - 1);
+    return mirror->legs_open &&
+           bmig_region_next_stale(&mirror->map, bmig_region_of(&mirror->map, offset)) > last;
 }
 
 static void make_stale(struct bmig_mirror *mirror, uint64_t offset, uint64_t length)

@@ -127,6 +127,8 @@ void bmig_mirror_switch_commit(struct bmig_volume *volume, uint64_t epoch)
     }
     bmig_region_all_unflushed(&mirror->map);
     mirror->secondary_known_zero = false;
+    mirror->scout.first = mirror->scout.end = 0;
+    mirror->scout.wanted = mirror->scout.zero && bmig_primary(mirror)->caps & BMIG_CAP_EXTENTS;
     bmig_mirror_set_state(mirror, BMIG_MIRROR_SYNCED);
     settle_doubtful(volume, true);
     uint64_t held_ns = clock_ns() - began_ns;

@@ -219,6 +219,12 @@ static void change_leg_done(struct bmig_request *leg, int status)
             bmig_mirror_leg_returned(volume->mirror);
         return;
     }
+    if (op->old && op->status[volume->primary] != 0 && op->op != BMIG_FLUSH && !op->done_again) {
+        /* It began when this replica did not count yet: the guest was promised the other one's answer. */
+        op->done_again = true;
+        bmig_volume_issue_change(op);
+        return;
+    }
     if (volume->in_doubt && (op->status[0] != 0 || op->status[1] != 0)) {
         op->doubtful = true;
         volume->doubtful_count++;
@@ -295,23 +301,15 @@ static void submit_flush(struct bmig_volume_op *op)
 
 /* ---- reads ---- */
 
+static void read_from(struct bmig_volume_op *op, unsigned replica);
+
 static void read_done(struct bmig_request *leg, int status)
 {
     struct bmig_volume_op *op = leg->user;
     struct bmig_volume *volume = op->volume;
     unsigned replica = leg == &op->legs[1];
     if (status != 0 && replica != volume->primary) {
-        /* It went to the old primary, which is not what counts any more. */
-        struct bmig_request *again = &op->legs[volume->primary];
-        again->op = leg->op;
-        again->flags = 0;
-        again->offset = leg->offset;
-        again->length = leg->length;
-        again->data = leg->data;
-        again->extents = leg->extents;
-        again->done = read_done;
-        again->user = op;
-        bmig_disk_submit(volume->replicas[volume->primary], again);
+        read_from(op, volume->primary); /* it went to the old primary, which no longer counts */
         return;
     }
     bmig_volume_answer(op, status);
@@ -327,23 +325,45 @@ static bool overlaps_old_change(const struct bmig_volume *volume, uint64_t offse
     return false;
 }
 
-static void submit_read(struct bmig_volume_op *op, struct bmig_extents *extents)
+static void read_from(struct bmig_volume_op *op, unsigned replica)
 {
-    struct bmig_volume *volume = op->volume;
-    unsigned replica = volume->primary;
-    if (volume->old_count && volume->replicas[1 - replica] &&
-        overlaps_old_change(volume, op->offset, op->length))
-        replica = 1 - replica;
     struct bmig_request *leg = &op->legs[replica];
     leg->op = op->op;
     leg->flags = 0;
     leg->offset = op->offset;
     leg->length = op->length;
     leg->data = op->data;
-    leg->extents = extents;
+    leg->extents = op->extents;
     leg->done = read_done;
     leg->user = op;
-    bmig_disk_submit(volume->replicas[replica], leg);
+    bmig_disk_submit(op->volume->replicas[replica], leg);
+}
+
+static void read_granted(struct bmig_range *range)
+{
+    struct bmig_volume_op *op = range->user;
+    read_from(op, op->volume->primary);
+}
+
+static void submit_read(struct bmig_volume_op *op)
+{
+    struct bmig_volume *volume = op->volume;
+    if (!volume->old_count || !overlaps_old_change(volume, op->offset, op->length)) {
+        read_from(op, volume->primary);
+        return;
+    }
+    if (volume->mirror && bmig_mirror_is_clean(volume->mirror, op->offset, op->length)) {
+        read_from(op, 1 - volume->primary);
+        return;
+    }
+    /* The old primary lacks something here, for a leg failed: the one case in which a read waits. */
+    op->range = (struct bmig_range){.start = op->offset,
+                                    .end = op->offset + op->length,
+                                    .granted = read_granted,
+                                    .user = op};
+    op->has_range = true;
+    if (bmig_range_lock_acquire(&volume->lock, &op->range))
+        read_from(op, volume->primary);
 }
 
 /* ---- the front end's side ---- */
@@ -372,7 +392,8 @@ void bmig_volume_submit(struct bmig_volume *volume, struct bmig_volume_request *
     switch (request->op) {
     case BMIG_READ:
     case BMIG_EXTENTS:
-        submit_read(op, request->extents);
+        op->extents = request->extents;
+        submit_read(op);
         return;
     case BMIG_FLUSH:
         submit_flush(op);

@@ -27,12 +27,14 @@ struct bmig_volume_op {
     uint32_t flags;
     uint64_t offset, length;
     uint8_t *data;
+    struct bmig_extents *extents;
     struct bmig_buffer *buffer; /* a reference, changes only */
-    struct bmig_range range;    /* held by WRITE, ZERO, DISCARD until answered */
+    struct bmig_range range;    /* held by WRITE, ZERO, DISCARD until answered; rarely by READ */
     bool has_range;
     bool in_list;       /* of the volume's changes */
     bool before_switch; /* under way when the switch began to be prepared */
     bool old;           /* under way at the flip: reads of its range stay with the old primary */
+    bool done_again;    /* it was issued anew after the flip */
     bool doubtful;      /* a leg failed while it was open which replica will be the primary */
     uint8_t legs_used, legs_out; /* bit i: replica i */
     int status[2];               /* by replica */
@@ -92,6 +94,9 @@ bool bmig_mirror_before_change(struct bmig_mirror *mirror, uint64_t offset, uint
 /* A change has ended with these statuses; either may be an error. */
 void bmig_mirror_after_change(struct bmig_mirror *mirror, const struct bmig_volume_op *op,
                               int primary_status, int secondary_status);
+
+/* Whether the secondary holds what the primary does all over the range, but for changes under way. */
+bool bmig_mirror_is_clean(const struct bmig_mirror *mirror, uint64_t offset, uint64_t length);
 
 /* A leg that had been given up has come back, or the last leg of the volume's changes has. */
 void bmig_mirror_leg_returned(struct bmig_mirror *mirror);

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The engine against a history of every block: seeded random guests, moves, faults and switches on simulated disks.
+ *
+ * Each write carries its number in every block. A read may return, for a block, no write older than the newest that
+ * had been answered when the read began, nor older than what an earlier read returned, nor one not yet submitted. After
+ * each move both replicas are read beside the engine and must be equal.
+ *
+ * HISTORY_SEEDS=N and HISTORY_FIRST=S change how many runs there are and where they begin.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/disk_helper.h"
+#include "tests/unit/rig.h"
+
+enum { BLOCK = 4096, BLOCKS = 512, DEPTH = 12, LONGEST = 24, LOG = 64 };
+
+struct entry {
+    uint64_t number;
+    bool zero;
+};
+
+struct block {
+    uint64_t answered; /* the newest write whose success the guest knows */
+    uint64_t seen;     /* the newest that a read returned */
+    struct entry log[LOG];
+    unsigned logged;
+};
+
+struct guest;
+struct slot {
+    struct bmig_volume_request request;
+    struct guest *guest;
+    bool busy;
+    uint64_t number;
+    uint64_t floor[LONGEST];
+};
+
+struct guest {
+    struct rig *rig;
+    uint64_t seed, random;
+    uint64_t number;
+    struct block blocks[BLOCKS];
+    struct slot slots[DEPTH];
+    unsigned busy;
+    uint64_t writes, reads;
+    bool failures_expected;
+};
+
+static uint64_t below(struct guest *guest, uint64_t n)
+{
+    return test_random(&guest->random) % n;
+}
+
+static void log_write(struct guest *guest, uint64_t block, uint64_t number, bool zero)
+{
+    struct block *b = &guest->blocks[block];
+    b->log[b->logged++ % LOG] = (struct entry){.number = number, .zero = zero};
+}
+
+/* The oldest logged write of the content that a read gave and that is not before floor, or UINT64_MAX. */
+static uint64_t identify(const struct block *block, uint64_t content, uint64_t floor)
+{
+    uint64_t best = UINT64_MAX;
+    if (content == 0 && floor == 0)
+        return 0;
+    unsigned count = block->logged < LOG ? block->logged : LOG;
+    for (unsigned i = 0; i < count; i++) {
+        const struct entry *entry = &block->log[i];
+        bool match = entry->zero ? content == 0 : content == entry->number;
+        if (match && entry->number >= floor && entry->number < best)
+            best = entry->number;
+    }
+    return best;
+}
+
+static void check_read(struct slot *slot)
+{
+    struct guest *guest = slot->guest;
+    uint64_t first = slot->request.offset / BLOCK;
+    for (uint64_t i = 0; i < slot->request.length / BLOCK; i++) {
+        struct block *block = &guest->blocks[first + i];
+        uint64_t words[2];
+        memcpy(words, slot->request.data + i * BLOCK, sizeof(words));
+        uint64_t tail;
+        memcpy(&tail, slot->request.data + (i + 1) * BLOCK - 8, 8);
+        ck_assert_msg(tail == words[0], "seed %llu: block %llu is torn",
+                      (unsigned long long)guest->seed, (unsigned long long)(first + i));
+        if (words[0])
+            ck_assert_msg(words[1] == first + i, "seed %llu: block %llu holds block %llu",
+                          (unsigned long long)guest->seed, (unsigned long long)(first + i),
+                          (unsigned long long)words[1]);
+        uint64_t number = identify(block, words[0], slot->floor[i]);
+        ck_assert_msg(number != UINT64_MAX,
+                      "seed %llu: block %llu reads as write %llu, but %llu was known before",
+                      (unsigned long long)guest->seed, (unsigned long long)(first + i),
+                      (unsigned long long)words[0], (unsigned long long)slot->floor[i]);
+        if (number > block->seen)
+            block->seen = number;
+    }
+}
+
+static enum bmig_mirror_state state_of(struct guest *guest)
+{
+    struct bmig_mirror_stats stats;
+    bmig_mirror_stats(guest->rig->volume, &stats);
+    return stats.state;
+}
+
+static void answered(struct bmig_volume_request *request, int status)
+{
+    struct slot *slot = RIG_OFFSET(struct slot, request, request);
+    struct guest *guest = slot->guest;
+    ck_assert(slot->busy);
+    slot->busy = false;
+    guest->busy--;
+    ck_assert_msg(status == 0 || guest->failures_expected, "seed %llu: the guest got error %d for op %d at %llu, mirror %s, primary is disk %d",
+                  (unsigned long long)guest->seed, status, (int)request->op,
+                  (unsigned long long)request->offset, bmig_mirror_state_name(state_of(guest)),
+                  bmig_volume_primary(guest->rig->volume) == guest->rig->disks[1]);
+    if (status == 0 && request->op == BMIG_READ) {
+        check_read(slot);
+    } else if (status == 0 && request->op != BMIG_FLUSH) {
+        for (uint64_t i = 0; i < request->length / BLOCK; i++) {
+            struct block *block = &guest->blocks[request->offset / BLOCK + i];
+            if (slot->number > block->answered)
+                block->answered = slot->number;
+        }
+    }
+    bmig_buffer_unref(request->buffer);
+}
+
+static void fill(struct slot *slot)
+{
+    for (uint64_t i = 0; i < slot->request.length / BLOCK; i++) {
+        uint64_t words[2] = {slot->number, slot->request.offset / BLOCK + i};
+        uint8_t *block = slot->request.data + i * BLOCK;
+        memset(block, 0x5a, BLOCK);
+        memcpy(block, words, sizeof(words));
+        memcpy(block + BLOCK - 8, words, 8);
+    }
+}
+
+static void issue(struct guest *guest)
+{
+    struct slot *slot = guest->slots;
+    while (slot->busy)
+        slot++;
+    static const enum bmig_op ops[] = {BMIG_WRITE, BMIG_WRITE, BMIG_WRITE, BMIG_READ,
+                                       BMIG_READ,  BMIG_ZERO,  BMIG_FLUSH};
+    memset(&slot->request, 0, sizeof(slot->request));
+    struct bmig_volume_request *request = &slot->request;
+    request->op = ops[below(guest, 7)];
+    request->done = answered;
+    slot->guest = guest;
+    slot->busy = true;
+    guest->busy++;
+    if (request->op != BMIG_FLUSH) {
+        uint64_t count = 1 + below(guest, below(guest, 4) ? 3 : LONGEST);
+        uint64_t first = below(guest, below(guest, 3) ? BLOCKS - count + 1 : 40);
+        request->offset = first * BLOCK;
+        request->length = count * BLOCK;
+        for (uint64_t i = 0; i < count; i++) {
+            const struct block *block = &guest->blocks[first + i];
+            slot->floor[i] = block->answered > block->seen ? block->answered : block->seen;
+        }
+        if (request->op != BMIG_READ) {
+            slot->number = ++guest->number;
+            for (uint64_t i = 0; i < count; i++)
+                log_write(guest, first + i, slot->number, request->op == BMIG_ZERO);
+            guest->writes++;
+        }
+        if (request->op == BMIG_ZERO)
+            request->flags = below(guest, 2) ? BMIG_MAY_UNMAP : 0;
+        else {
+            request->buffer = bmig_buffer_get(guest->rig->pool, (uint32_t)request->length);
+            ck_assert_ptr_nonnull(request->buffer);
+            request->data = request->buffer->data;
+        }
+        if (request->op == BMIG_WRITE) {
+            request->flags = below(guest, 4) ? 0 : BMIG_FUA;
+            fill(slot);
+        }
+    }
+    bmig_volume_submit(guest->rig->volume, request);
+}
+
+/* The guest works for a number of turns, each a few requests and a step of the world. */
+static void work(struct guest *guest, unsigned turns)
+{
+    for (unsigned i = 0; i < turns; i++) {
+        while (guest->busy < DEPTH && below(guest, 3))
+            issue(guest);
+        bmig_loop_step(guest->rig->loop, UINT64_C(1000000));
+    }
+}
+
+static void drain(struct guest *guest)
+{
+    while (guest->busy)
+        bmig_loop_step(guest->rig->loop, UINT64_MAX);
+}
+
+static void some_delays(struct guest *guest, struct bmig_disk *disk)
+{
+    struct bmig_disk *delay = bmig_delay_find(disk);
+    bmig_delay_set(delay, BMIG_OPS_ALL, below(guest, 2000000), below(guest, 8000000));
+}
+
+static void some_faults(struct guest *guest, struct bmig_disk *disk, uint32_t ops)
+{
+    struct bmig_disk *faults = bmig_faults_find(disk);
+    struct bmig_fault fault = {.kind = below(guest, 2) ? BMIG_FAULT_ERROR : BMIG_FAULT_LATE,
+                               .ops = ops,
+                               .error = EIO,
+                               .times = 1 + below(guest, 4),
+                               .after = below(guest, 20)};
+    bmig_faults_add(faults, &fault);
+}
+
+static void until_synced(struct guest *guest)
+{
+    for (unsigned turns = 0; state_of(guest) != BMIG_MIRROR_SYNCED; turns++) {
+        ck_assert_msg(turns < 200000, "seed %llu: the copy does not end",
+                      (unsigned long long)guest->seed);
+        ck_assert_msg(state_of(guest) != BMIG_MIRROR_DEGRADED, "seed %llu: degraded",
+                      (unsigned long long)guest->seed);
+        work(guest, 1);
+    }
+}
+
+static struct bmig_disk *secondary(struct guest *guest)
+{
+    return bmig_mirror_secondary(guest->rig->volume);
+}
+
+/* A switch with the guest at work, decided either way; legs of either replica may fail while it is in doubt. */
+static void one_switch(struct guest *guest, uint64_t *epoch)
+{
+    struct rig *rig = guest->rig;
+    int status = -EAGAIN;
+    do {
+        until_synced(guest);
+        work(guest, (unsigned)below(guest, 30));
+        if (state_of(guest) != BMIG_MIRROR_SYNCED)
+            continue;
+        status = rig_prepare(rig);
+    } while (status != 0);
+    bool commit = below(guest, 3);
+    unsigned faults = (unsigned)below(guest, 3);
+    if (faults == 1)
+        some_faults(guest, secondary(guest), 1 << BMIG_WRITE | 1 << BMIG_ZERO);
+    if (faults == 2 && commit) /* on an abort the guest would rightly get the error */
+        some_faults(guest, bmig_volume_primary(rig->volume), 1 << BMIG_WRITE | 1 << BMIG_ZERO);
+    work(guest, (unsigned)below(guest, 20));
+    if (commit) { /* what is the secondary now will answer the guest then */
+        bmig_faults_clear(bmig_faults_find(rig->disks[0]));
+        bmig_faults_clear(bmig_faults_find(rig->disks[1]));
+    }
+    if (commit)
+        bmig_mirror_switch_commit(rig->volume, ++*epoch);
+    else
+        bmig_mirror_switch_abort(rig->volume);
+    work(guest, 20);
+    bmig_faults_clear(bmig_faults_find(rig->disks[0]));
+    bmig_faults_clear(bmig_faults_find(rig->disks[1]));
+}
+
+static void one_run(uint64_t seed)
+{
+    struct rig rig;
+    struct guest *guest = calloc(1, sizeof(*guest));
+    uint64_t epoch = 1;
+    guest->seed = guest->random = seed;
+    guest->rig = &rig;
+    rig_init(&rig, BLOCKS * BLOCK);
+    some_delays(guest, rig.disks[0]);
+    some_delays(guest, rig.disks[1]);
+    work(guest, 50);
+    rig_mirror(&rig, true, below(guest, 2));
+    if (below(guest, 2))
+        some_faults(guest, rig.disks[1], BMIG_OPS_ALL);
+    for (unsigned i = 0; i < 3; i++) {
+        one_switch(guest, &epoch);
+        some_delays(guest, rig.disks[below(guest, 2)]);
+    }
+    until_synced(guest);
+    drain(guest);
+    rig_until(&rig, BMIG_MIRROR_SYNCED);
+    ck_assert_uint_eq(bmig_volume_epoch(rig.volume), epoch);
+    struct bmig_disk *primary = bmig_volume_primary(rig.volume);
+    ck_assert_msg(rig_equal(&rig), "seed %llu: the replicas differ", (unsigned long long)seed);
+    rig_stop(&rig);
+    ck_assert_ptr_eq(bmig_volume_primary(rig.volume), primary);
+    work(guest, 50);
+    drain(guest);
+    rig_fini(&rig);
+    free(guest);
+}
+
+static uint64_t from_environment(const char *name, uint64_t fallback)
+{
+    const char *text = getenv(name);
+    return text ? strtoull(text, NULL, 10) : fallback;
+}
+
+START_TEST(every_read_is_as_new_as_what_the_guest_knows)
+{
+    uint64_t first = from_environment("HISTORY_FIRST", 1);
+    uint64_t seeds = from_environment("HISTORY_SEEDS", 150);
+    for (uint64_t seed = first; seed < first + seeds; seed++)
+        one_run(seed);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("engine_history");
+    TCase *tcase = tcase_create("seeded");
+    tcase_set_timeout(tcase, 600);
+    tcase_add_test(tcase, every_read_is_as_new_as_what_the_guest_knows);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
