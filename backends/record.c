@@ -233,7 +233,7 @@ static int parse(struct record *record, const struct bmig_uri *uri, struct bmig_
     int status = bmig_uri_check_params(uri, params, err);
     if (status == 0)
         status = bmig_uri_param_u64(uri, "limit", 0, 1 << 30, record->limit, &limit, err);
-    if (status < 0)
+    if (status != 0)
         return status;
     record->limit = (size_t)limit;
     if (data && strcmp(data, "keep") == 0)

@@ -255,7 +255,7 @@ static int parse_path(struct parser *parser, const struct scheme *scheme, const 
         length -= authority;
     }
     int status = decode(parser, text, length, &parser->uri->path);
-    if (status < 0 || scheme->authority != LOCAL)
+    if (status != 0 || scheme->authority != LOCAL)
         return status;
     if (length == 0)
         return refuse(parser, "it names no path");

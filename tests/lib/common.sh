@@ -18,7 +18,7 @@
 #   expect_fail STATUS COMMAND ARGS   the command must exit with STATUS (any: "!"); output to $T/out, $T/err
 #   contains FILE PATTERN    fails, showing FILE, unless a line matches the extended pattern
 
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 BUILD=$(realpath "${BUILD:-build}")
 BIN=$BUILD/bin
 TEST_NAME=$(basename "$0" .sh)
