@@ -12,6 +12,7 @@
  */
 #include "blockmig/core/uri.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -209,6 +210,7 @@ static int parse_authority(struct parser *parser, const char *text, size_t lengt
 /* Puts the working folder before a relative path. Takes path over. */
 static int make_absolute(char **path, struct bmig_error *err)
 {
+    assert(*path);
     if ((*path)[0] == '/')
         return 0;
     char *folder = getcwd(NULL, 0);
