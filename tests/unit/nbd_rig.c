@@ -149,7 +149,7 @@ static void stopped(void *user)
     *(bool *)user = true;
 }
 
-void rig_stop(struct rig *rig)
+void nbd_rig_stop(struct rig *rig)
 {
     bool over = false;
 

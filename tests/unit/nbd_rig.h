@@ -46,7 +46,7 @@ extern uint32_t gate_lacks; /* capabilities, from the next rig_start on */
 void rig_start(struct rig *rig, uint64_t size_bytes, const struct bmig_nbd_server_options *options,
                unsigned pool_mib);
 /* Stops the server and asserts that nothing was left: no client, no memory, no descriptor. */
-void rig_stop(struct rig *rig);
+void nbd_rig_stop(struct rig *rig);
 void rig_step(struct rig *rig);
 /* Steps for as long as anything happens. */
 void rig_settle(struct rig *rig);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * NBD clients that misbehave or die: cut anywhere, silent, slow, flooding, never reading. After
- * each the server serves others, and rig_stop finds that nothing was left.
+ * each the server serves others, and nbd_rig_stop finds that nothing was left.
  */
 #include <check.h>
 #include <errno.h>
@@ -31,7 +31,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-    rig_stop(&rig);
+    nbd_rig_stop(&rig);
     free(pattern);
     free(seen);
 }

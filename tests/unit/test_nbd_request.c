@@ -36,7 +36,7 @@ static void teardown(void)
 {
     free(pattern);
     free(seen);
-    rig_stop(&rig);
+    nbd_rig_stop(&rig);
 }
 
 static void begin(int test)
@@ -293,7 +293,7 @@ END_TEST
 
 START_TEST(fast_zero_that_would_not_be_fast_is_refused_without_the_disk)
 {
-    rig_stop(&rig);
+    nbd_rig_stop(&rig);
     gate_lacks = BMIG_CAP_FAST_ZERO;
     rig_start(&rig, SIZE, NULL, 0);
     gate_lacks = 0;

@@ -26,7 +26,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-    rig_stop(&rig);
+    nbd_rig_stop(&rig);
 }
 
 static struct bmig_error listen_error(const char *uri)
@@ -213,7 +213,7 @@ static void over(void *user)
     is_over = true;
 }
 
-/* Ends the rig's server by hand; rig_stop then gets a fresh one. */
+/* Ends the rig's server by hand; nbd_rig_stop then gets a fresh one. */
 static void replace_server(void)
 {
     char uri[160];
