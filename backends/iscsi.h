@@ -229,7 +229,7 @@ void bmig_iscsi_link_fence(struct bmig_iscsi *link);
  * abandoned. -ENOMEM. */
 int bmig_iscsi_relogin_start(struct bmig_iscsi *link, uint64_t step_ns);
 void bmig_iscsi_relogin_abandon(struct bmig_iscsi *link);
-/* On success takes the contexts, and leaves NULL in their places. */
+/* Takes contexts where they are of use, and leaves NULL in their places. */
 void bmig_iscsi_link_logged_in(struct bmig_iscsi *link, int status, struct iscsi_context **contexts,
                                const struct bmig_iscsi_facts *facts, const char *why);
 

@@ -39,7 +39,8 @@ enum {
     BACKOFF_MOST_MS = 2000,
     RETRY_MS = 20,
     FENCE_MS = 2000,
-    STEP_MS = 10000
+    STEP_MS = 10000,
+    SETUP_MS = 1000
 };
 
 static void lose(struct bmig_iscsi *link, const char *why);
@@ -308,12 +309,9 @@ static int begin_session(struct bmig_iscsi *link, unsigned index, struct iscsi_c
 }
 
 /* Takes the contexts of a login that came through. */
-static void come_up(struct bmig_iscsi *link, struct iscsi_context **contexts,
-                    const struct bmig_iscsi_facts *facts)
+static void come_up(struct bmig_iscsi *link, struct iscsi_context **contexts)
 {
-    link->ghosts = false; /* whatever the old sessions still had to do, they are dead now */
-    const char *why = changed(&link->facts, facts);
-    bool watched = !why;
+    bool watched = true;
     for (unsigned i = 0; i < link->session_count; i++) {
         if (watched)
             watched = begin_session(link, i, contexts[i]) == 0;
@@ -324,7 +322,7 @@ static void come_up(struct bmig_iscsi *link, struct iscsi_context **contexts,
     if (!watched) {
         for (unsigned i = 0; i < link->session_count; i++)
             drop_session(link, &link->sessions[i]);
-        die(link, why ? why : "the loop takes no more descriptors");
+        die(link, "the loop takes no more descriptors");
         return;
     }
     bmig_log(BMIG_LOG_NOTICE, "%s: connected again after %llu ms", link->disk->name,
@@ -333,17 +331,30 @@ static void come_up(struct bmig_iscsi *link, struct iscsi_context **contexts,
     pump(link);
 }
 
+static void try_again(struct bmig_iscsi *link)
+{
+    bmig_timer_start(link->disk->loop, &link->backoff, link->backoff_ns);
+    link->backoff_ns *= 2;
+    if (link->backoff_ns > BACKOFF_MOST_MS * MS)
+        link->backoff_ns = BACKOFF_MOST_MS * MS;
+}
+
 void bmig_iscsi_link_logged_in(struct bmig_iscsi *link, int status, struct iscsi_context **contexts,
                                const struct bmig_iscsi_facts *facts, const char *why)
 {
     if (status == 0) {
-        come_up(link, contexts, facts);
+        link->ghosts = false; /* whatever the old sessions still had to do, they are dead now */
+        why = changed(&link->facts, facts);
+    }
+    /* A target that is being set up may show a LUN before the LUN has its own name. */
+    uint64_t down = now_ns(link) - link->down_since_ns;
+    if (status == 0 && !why) {
+        come_up(link, contexts);
+    } else if (status == 0 && (down >= SETUP_MS * MS || down >= link->target->timeout_ns / 4)) {
+        die(link, why);
     } else {
         bmig_log(BMIG_LOG_DEBUG, "%s: %s", link->disk->name, why);
-        bmig_timer_start(link->disk->loop, &link->backoff, link->backoff_ns);
-        link->backoff_ns *= 2;
-        if (link->backoff_ns > BACKOFF_MOST_MS * MS)
-            link->backoff_ns = BACKOFF_MOST_MS * MS;
+        try_again(link);
     }
     check_fence(link);
 }

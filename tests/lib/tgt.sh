@@ -114,7 +114,9 @@ tgt_restart() {
     # The port may be held for a moment by connections of the one that died.
     for i in $(seq 50); do
         if tgt_spawn; then
-            tgt_configure <"$TGT_DIR/setup"
+            # Nobody is let in before every LUN has its own name again.
+            grep -v -e '--op bind .*--initiator' "$TGT_DIR/setup" | tgt_configure &&
+                grep -e '--op bind .*--initiator' "$TGT_DIR/setup" | tgt_configure
             return
         fi
         sleep 0.2
