@@ -52,7 +52,7 @@ copy_nfs() {
 
 copy_iscsi() {
     local i lun=$T/copy.lun
-    truncate -s "${COPY_MIB}M" "$lun"
+    random_file "$lun" "$COPY_MIB" # written once, so that nobody pays for the allocation
     tgt_add_lun "$lun"
     for i in $(seq "$RUNS"); do
         copy_ours to-iscsi.ours "$SOURCE" "$TGT_URI"

@@ -96,10 +96,16 @@ worker_serve() {
     rm -f "$control" "$socket"
     start "$1" "$BIN/blockmig-worker" --control "$control"
     wait_for "$control"
-    local answer
-    answer=$(jq -cn --arg uri "$2" --arg listen "nbd+unix:///$1?socket=$socket" \
-        '{id: 1, do: "open", volume: "bench", epoch: 1, primary: {uri: $uri, format: "raw"}, listen: [$listen]}' |
-        timeout 30 socat -t 20 - "UNIX-CONNECT:$control" | grep -m1 '"id":1\|"id": 1')
+    local answer=
+    coproc CONTROL { exec socat - "UNIX-CONNECT:$control"; }
+    jq -cn --arg uri "$2" --arg listen "nbd+unix:///bench?socket=$socket" \
+        '{id: 1, do: "open", volume: "bench", epoch: 1, primary: {uri: $uri, format: "raw"}, listen: [$listen]}' \
+        >&"${CONTROL[1]}"
+    while IFS= read -r -t 30 answer <&"${CONTROL[0]}"; do
+        [ "$(jq -r .id <<<"$answer")" != 1 ] || break
+    done
+    kill "$CONTROL_PID"
+    wait "$CONTROL_PID" 2>/dev/null || true
     [ "$(jq -r .ok <<<"$answer")" = true ] || { note "worker: $answer"; return 1; }
     SERVED_URI=$(jq -r '.listen[0]' <<<"$answer")
 }

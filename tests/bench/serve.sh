@@ -15,10 +15,10 @@ serve_fio() {
     bulk-*) args=(--rw=write --bs=1M --iodepth="${load#*-}") metric='.jobs[0].write.bw_bytes / 1e6' ;;
     esac
     settle_disk 0.2
-    timeout 120 fio --name=serve --size="${SERVE_MIB}M" --time_based --runtime="$SERVE_SECONDS" --ramp_time=0.5 \
+    timeout 120 fio --name=serve --size="${SERVE_MIB}M" --time_based --runtime="$SERVE_SECONDS" --ramp_time="$SERVE_RAMP" \
         --randrepeat=0 --norandommap --output-format=json --eta=never "${args[@]}" "$@" >"$T/serve.json" 2>"$T/serve.err" ||
         { note "fio on $key: $(head -c 500 "$T/serve.err")"; record "serve.$key.$load" failed; return 0; }
-    record "serve.$key.$load" "$(jq -r "$metric | floor" "$T/serve.json")"
+    record "serve.$key.$load" "$(sed -n "/^{/,\$p" "$T/serve.json" | jq -r "$metric | floor")"
 }
 
 # Each server has a file of its own, of the same size and contents.
