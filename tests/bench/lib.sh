@@ -77,19 +77,6 @@ settle_disk() {
 
 # ---- ours ----
 
-BM=("$BIN/blockmig" --root "$T/root")
-
-ours_start() {
-    mkdir -p "$T/root"
-    start blockmigd "$BIN/blockmigd" --root "$T/root" --foreground
-    OURS_PID=$PID
-    wait_until 20 "${BM[@]}" repo list || fail "blockmigd does not answer: $(cat "$T/blockmigd.log")"
-}
-
-job_field() { # JOB FIELD
-    "${BM[@]}" --json job "$1" | jq -r ".$2 // empty"
-}
-
 # A worker by itself on any image: SERVED_URI, PID. worker_serve NAME IMAGE-URI
 worker_serve() {
     local control=$T/$1.control socket=$T/$1.sock

@@ -158,7 +158,7 @@ live_run() { # TARGET RATE WHO
 live_part() {
     local i kind rate who
     random_file "$T/live.master" "$LIVE_MIB"
-    ours_start
+    daemon_start
     for kind in $LIVE_TARGETS; do
         case $kind in
         nfs) [ -n "$NFS_URI" ] || continue ;;
@@ -172,7 +172,7 @@ live_part() {
             done
         done
     done
-    stop "$OURS_PID"
+    daemon_end
     rm -f "$T/live.master"
 }
 
