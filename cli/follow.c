@@ -166,9 +166,42 @@ int bmig_follow_job(struct bmig_cli *cli, struct bmig_follow *follow, struct bmi
 struct attached {
     struct bmig_cli *cli;
     struct bmig_painter painter;
-    bool lines;   /* JSON lines on stdout: watch --json */
-    json_t *line; /* the last one printed, so that a repeated snapshot is not */
+    bool lines;        /* JSON lines on stdout: watch --json */
+    char state[24];    /* last heard of */
+    char problem[256]; /* last told of */
+    json_t *line;      /* the last one printed, so that a repeated snapshot is not */
 };
+
+/* What to know, or to do, about the state that the job has come to: said once. */
+static void tell(struct attached *attached, const json_t *job)
+{
+    const char *state = bmig_json_text(job, "state", "");
+    const char *problem = bmig_json_text(json_object_get(job, "error"), "message", "");
+    uint64_t id = bmig_json_u64(job, "id", 0);
+    bool entered = strcmp(state, attached->state) != 0;
+    bool hold = bmig_json_true(json_object_get(job, "options"), "hold");
+    snprintf(attached->state, sizeof(attached->state), "%s", state);
+    if (attached->painter.quiet)
+        return;
+    if (*problem && strncmp(problem, attached->problem, sizeof(attached->problem) - 1) != 0) {
+        char *clean = bmig_output_clean(problem);
+        bmig_painter_clear(&attached->painter);
+        fprintf(stderr, "job %" PRIu64 " is %s: %s\n", id, state, clean ? clean : "");
+        free(clean);
+        snprintf(attached->problem, sizeof(attached->problem), "%s", problem);
+    }
+    if (entered && strcmp(state, "synced") == 0 && hold) {
+        bmig_painter_clear(&attached->painter);
+        fprintf(stderr, "job %" PRIu64 " is in sync and held: 'blockmig switch %" PRIu64 "'\n", id,
+                id);
+    } else if (entered && strcmp(state, "undo-window") == 0) {
+        bmig_painter_clear(&attached->painter);
+        fprintf(stderr,
+                "job %" PRIu64 " has switched: 'blockmig rollback %" PRIu64
+                "' goes back, 'blockmig commit %" PRIu64 "' ends the undo window\n",
+                id, id, id);
+    }
+}
 
 static void on_heard(void *user, const json_t *job)
 {
@@ -181,6 +214,7 @@ static void on_heard(void *user, const json_t *job)
     }
     if (attached->lines || bmig_job_is_final(job))
         return;
+    tell(attached, job);
     bmig_progress_of_job(&progress, job);
     bmig_painter_show(&attached->painter, &progress, bmig_api_now_ns());
 }

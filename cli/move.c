@@ -54,6 +54,38 @@ static int check_words(struct bmig_cli *cli, struct bmig_error *err)
     return rc;
 }
 
+/* A plan with problems is what a move would be refused for. Takes over plan. */
+static int print_plan(struct bmig_cli *cli, json_t *plan, struct bmig_error *err)
+{
+    const json_t *problems = json_object_get(plan, "problems"), *problem;
+    struct bmig_error all = {BMIG_REFUSED, 0, "the move would be refused"};
+    size_t index;
+    json_array_foreach((json_t *)problems, index, problem)
+    {
+        const char *text = json_string_value(problem);
+        size_t used = strlen(all.message);
+        snprintf(all.message + used, sizeof(all.message) - used, "%s%s", index ? "; " : ": ",
+                 text ? text : "?");
+    }
+    if (json_array_size(problems) > 0)
+        *err = all;
+    if (cli->json) {
+        bmig_output_json(stdout, plan);
+    } else {
+        json_object_del(plan, "problems");
+        bmig_output_fields(stdout, plan);
+        json_decref(plan);
+    }
+    return err->kind == BMIG_OK ? 0 : -ECANCELED;
+}
+
+static int follow(struct bmig_cli *cli, uint64_t id, struct bmig_error *err)
+{
+    if (!cli->json)
+        fprintf(stderr, "job %" PRIu64 " moves volume '%s'\n", id, cli->words[0]);
+    return bmig_follow_attached(cli, id, err);
+}
+
 int bmig_cli_move(struct bmig_cli *cli, struct bmig_error *err)
 {
     char *destination = NULL;
@@ -67,23 +99,21 @@ int bmig_cli_move(struct bmig_cli *cli, struct bmig_error *err)
     free(destination);
     if (rc < 0)
         return rc;
+    if (bmig_cli_given(cli, "dry-run"))
+        return print_plan(cli, answer, err);
     uint64_t id = bmig_json_u64(answer, "id", 0);
-    bool dry = bmig_cli_given(cli, "dry-run"), detach = bmig_cli_given(cli, "detach");
-    if (cli->json && (dry || detach))
-        bmig_output_json(stdout, json_incref(answer));
-    else if (dry)
-        bmig_output_fields(stdout, answer);
-    else if (detach)
-        printf("%" PRIu64 "\n", id);
-    json_decref(answer);
-    if (dry || detach) {
-        if (!dry && !cli->json)
-            fprintf(stderr, "'blockmig watch %" PRIu64 "' shows its progress\n", id);
+    if (!bmig_cli_given(cli, "detach")) {
+        json_decref(answer);
+        return follow(cli, id, err);
+    }
+    if (cli->json) {
+        bmig_output_json(stdout, answer);
         return 0;
     }
-    if (!cli->json)
-        fprintf(stderr, "job %" PRIu64 " moves volume '%s'\n", id, cli->words[0]);
-    return bmig_follow_attached(cli, id, err);
+    json_decref(answer);
+    printf("%" PRIu64 "\n", id);
+    fprintf(stderr, "'blockmig watch %" PRIu64 "' shows its progress\n", id);
+    return 0;
 }
 
 int bmig_cli_migrate(struct bmig_cli *cli, struct bmig_error *err)

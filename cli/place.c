@@ -118,8 +118,10 @@ static int ask_daemon(struct bmig_cli *cli, const char *text, struct bmig_place 
     }
     const char *uri = bmig_json_text(answer, "uri", NULL);
     const char *format = bmig_json_text(answer, "format", NULL);
+    const char *secret_file = bmig_json_text(answer, "secret_file", NULL);
     place->uri = uri ? strdup(uri) : NULL;
     place->format = format ? strdup(format) : NULL;
+    place->secret_file = secret_file ? strdup(secret_file) : NULL;
     json_decref(answer);
     return place->uri ? 0
                       : bmig_error_set(err, BMIG_FAILED, EPROTO,
@@ -141,7 +143,7 @@ int bmig_place_resolve(struct bmig_cli *cli, const char *text, const char *forma
     if (rc == 0)
         rc = bmig_uri_parse(&uri, place->spec.uri, err);
     if (rc == 0)
-        rc = find_secret(&uri, secret_file, place, err);
+        rc = find_secret(&uri, secret_file ? secret_file : place->secret_file, place, err);
     place->is_file = rc == 0 && strcmp(uri.scheme, "file") == 0;
     bmig_uri_fini(&uri);
     if (rc == 0)
@@ -161,5 +163,6 @@ void bmig_place_fini(struct bmig_place *place)
     free(place->uri);
     free(place->format);
     free(place->secret);
+    free(place->secret_file);
     *place = (struct bmig_place){0};
 }

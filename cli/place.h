@@ -28,7 +28,7 @@ struct bmig_place {
     const char *given; /* for messages */
     struct bmig_image_spec spec;
     bool is_file;
-    char *uri, *format, *secret; /* malloc'd */
+    char *uri, *format, *secret, *secret_file; /* malloc'd */
 };
 
 /* Finds out where the image is (asking the daemon for REPO:IMAGE) and checks that its format is one

@@ -105,8 +105,13 @@ int bmig_cli_repo_show(struct bmig_cli *cli, struct bmig_error *err)
 
 int bmig_cli_repo_remove(struct bmig_cli *cli, struct bmig_error *err)
 {
-    int rc = bmig_cli_call(cli, "DELETE", "/v1/repos/", cli->words[0], "", NULL, NULL, err);
-    if (rc == 0 && cli->json)
-        bmig_output_json(stdout, json_pack("{s:s,s:b}", "name", cli->words[0], "removed", 1));
-    return rc;
+    json_t *answer = NULL;
+    int rc = bmig_cli_call(cli, "DELETE", "/v1/repos/", cli->words[0], "", NULL, &answer, err);
+    if (rc < 0)
+        return rc;
+    if (cli->json)
+        bmig_output_json(stdout, answer);
+    else
+        json_decref(answer);
+    return 0;
 }

@@ -6,24 +6,33 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/follow.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 
+/* Milliseconds of "2026-01-31T12:34:56.789Z"; false where it is no such time. */
+static bool parse_time(const char *text, int64_t *ms)
+{
+    struct tm tm = {0};
+    unsigned fraction = 0;
+    const char *rest = text ? strptime(text, "%Y-%m-%dT%H:%M:%S", &tm) : NULL;
+    if (!rest)
+        return false;
+    if (*rest == '.')
+        sscanf(rest, ".%3u", &fraction);
+    *ms = (int64_t)timegm(&tm) * 1000 + fraction;
+    return true;
+}
+
 static void put_time(const json_t *job, char *text, size_t capacity)
 {
-    uint64_t seconds = bmig_json_u64(job, "elapsed_s", UINT64_MAX);
-    const json_t *times = json_object_get(job, "times");
-    uint64_t begin =
-        bmig_json_u64(times, "started_ms", bmig_json_u64(times, "created_ms", UINT64_MAX));
-    uint64_t end =
-        bmig_json_u64(times, "ended_ms", bmig_json_u64(times, "finished_ms", UINT64_MAX));
+    int64_t begin, end;
     text[0] = '\0';
-    if (begin != UINT64_MAX && end != UINT64_MAX && end >= begin)
+    if (parse_time(bmig_json_text(job, "started", NULL), &begin) &&
+        parse_time(bmig_json_text(job, "finished", NULL), &end) && end >= begin)
         snprintf(text, capacity, " in %.1f s", (double)(end - begin) / 1e3);
-    else if (seconds != UINT64_MAX)
-        snprintf(text, capacity, " in %" PRIu64 " s", seconds);
 }
 
 static void put_latencies(const json_t *job, const char *title, const char *suffix)
@@ -47,16 +56,26 @@ static void put_guest(const json_t *job)
     put_latencies(job, "  during the move", "");
 }
 
+static void put_head(const json_t *job)
+{
+    char time[64];
+    char *source = bmig_output_clean(bmig_json_text(job, "source", "?"));
+    char *target = bmig_output_clean(bmig_json_text(job, "target", "?"));
+    put_time(job, time, sizeof(time));
+    if (json_is_false(json_object_get(job, "switched")))
+        printf("job %" PRIu64 " done%s: rolled back to %s\n", bmig_json_u64(job, "id", 0), time,
+               source ? source : "?");
+    else
+        printf("job %" PRIu64 " done%s: %s -> %s\n", bmig_json_u64(job, "id", 0), time,
+               source ? source : "?", target ? target : "?");
+    free(source);
+    free(target);
+}
+
 void bmig_job_report(const json_t *job)
 {
     char text[64], other[64];
-    put_time(job, text, sizeof(text));
-    char *source = bmig_output_clean(bmig_json_text(job, "source", "?"));
-    char *target = bmig_output_clean(bmig_json_text(job, "target", "?"));
-    printf("job %" PRIu64 " done%s: %s -> %s\n", bmig_json_u64(job, "id", 0), text,
-           source ? source : "?", target ? target : "?");
-    free(source);
-    free(target);
+    put_head(job);
     printf("  %-22s%s (%s were zero or holes)\n", "copied",
            bmig_output_size(text, sizeof(text), bmig_json_u64(job, "bytes_copied", 0)),
            bmig_output_size(other, sizeof(other), bmig_json_u64(job, "bytes_skipped", 0)));
@@ -67,7 +86,13 @@ void bmig_job_report(const json_t *job)
     put_guest(job);
     printf("  %-22s%s\n", "pause at the switch",
            bmig_output_us(text, sizeof(text), bmig_json_u64(job, "switch_hold_us", UINT64_MAX)));
+    bool unasked = json_is_false(json_object_get(json_object_get(job, "options"), "verify"));
     printf("  %-22s%s\n", "verified",
            bmig_json_true(job, "verified") ? "both replicas equal"
-                                           : "no: --no-verify was asked for");
+           : unasked                       ? "no: --no-verify was asked for"
+                                           : "no");
+    char *result = bmig_output_clean(bmig_json_text(job, "result", ""));
+    if (result && *result)
+        printf("  %-22s%s\n", "note", result);
+    free(result);
 }

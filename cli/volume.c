@@ -124,24 +124,22 @@ int bmig_cli_volume_stop(struct bmig_cli *cli, struct bmig_error *err)
 
 static void add_row(struct bmig_table *table, const json_t *volume)
 {
-    char text[32] = "-";
+    char text[32];
     bmig_table_add(table, bmig_json_text(volume, "name", "?"));
     bmig_table_add(table, bmig_json_text(volume, "state", "?"));
     bmig_table_add_size(table, bmig_json_u64(volume, "size_bytes", UINT64_MAX));
     bmig_table_add(table, bmig_json_text(volume, "repo", "-"));
     bmig_table_add(table, bmig_json_text(volume, "image", bmig_json_text(volume, "uri", "-")));
     bmig_table_add(table, bmig_json_text(volume, "format", "?"));
-    snprintf(text, sizeof(text), "%" PRIu64, bmig_json_u64(volume, "clients", 0));
-    bmig_table_add(table, text);
     uint64_t job = bmig_json_u64(volume, "job", 0);
-    snprintf(text, sizeof(text), job ? "%" PRIu64 : "-", job);
-    bmig_table_add(table, text);
+    snprintf(text, sizeof(text), "%" PRIu64, job);
+    bmig_table_add(table, job ? text : "-");
 }
 
 int bmig_cli_volume_list(struct bmig_cli *cli, struct bmig_error *err)
 {
-    static const char *const titles[] = {"NAME",   "STATE",    ">SIZE", "REPO", "IMAGE",
-                                         "FORMAT", ">CLIENTS", ">JOB",  NULL};
+    static const char *const titles[] = {"NAME",  "STATE",  ">SIZE", "REPO",
+                                         "IMAGE", "FORMAT", ">JOB",  NULL};
     json_t *answer = NULL, *volume;
     struct bmig_table table;
     size_t index;
@@ -175,8 +173,9 @@ int bmig_cli_volume_show(struct bmig_cli *cli, struct bmig_error *err)
 
 int bmig_cli_volume_delete(struct bmig_cli *cli, struct bmig_error *err)
 {
-    int rc = bmig_cli_call(cli, "DELETE", "/v1/volumes/", cli->words[0], "", NULL, NULL, err);
-    if (rc == 0 && cli->json)
-        bmig_output_json(stdout, json_pack("{s:s,s:b}", "name", cli->words[0], "deleted", 1));
+    json_t *answer = NULL;
+    int rc = bmig_cli_call(cli, "DELETE", "/v1/volumes/", cli->words[0], "", NULL, &answer, err);
+    if (rc == 0)
+        finish(cli, answer);
     return rc;
 }

@@ -39,7 +39,7 @@ is_json() {
 }
 
 job() { # job ID STATE [MORE JSON MEMBERS]
-    echo "{\"id\":$1,\"kind\":\"move\",\"volume\":\"v\",\"state\":\"$2\",\"phase\":\"copying\",\"source\":\"a:v.raw\",\"target\":\"b:v.raw\",\"percent\":50,\"bytes_copied\":4294967296,\"bytes_skipped\":0,\"bytes_mirrored\":1048576,\"bytes_recopied\":0,\"guest_p99_us_before\":900,\"guest_p99_us\":1200,\"guest_max_us\":5000,\"switch_hold_us\":40,\"verified\":true,\"error\":null${3:-}}"
+    echo "{\"id\":$1,\"kind\":\"move\",\"volume\":\"v\",\"state\":\"$2\",\"phase\":\"copying\",\"source\":\"a:v.raw\",\"target\":\"b:v.raw\",\"percent\":50,\"bytes_copied\":4294967296,\"bytes_skipped\":0,\"bytes_mirrored\":1048576,\"bytes_recopied\":0,\"guest_p99_us_before\":900,\"guest_p99_us\":1200,\"guest_max_us\":5000,\"switch_hold_us\":40,\"verified\":true,\"switched\":true,\"started\":\"2026-01-31T12:00:00.500Z\",\"finished\":\"2026-01-31T12:01:02.000Z\",\"error\":null${3:-}}"
 }
 
 event() {
@@ -65,10 +65,10 @@ answer "GET /v1/repos/r1" 200 '{"name":"r1","uri":"nfs://h/e"}'
 run 0 repo show r1
 asked "GET /v1/repos/r1"
 contains "$T/out" '^uri +nfs://h/e'
-answer "DELETE /v1/repos/r1" 200 '{}'
+answer "DELETE /v1/repos/r1" 200 '{"removed":"r1"}'
 run 0 repo remove r1 --json
 asked "DELETE /v1/repos/r1"
-is_json '.removed'
+is_json '.removed == "r1"'
 run 6 repo show '../a b/%2f'
 asked "GET /v1/repos/..%2Fa%20b%2F%252f"
 answer "GET /v1/repos" 200 '[]'
@@ -104,9 +104,9 @@ run 7 volume stop v
 contains "$T/err" '^blockmig: volume v: 1 client is connected$'
 answer "GET /v1/volumes" 200 '[{"name":"v","repo":"r1","image":"v.raw","state":"started","format":"raw","size_bytes":10737418240,"clients":1,"job":3},{"name":"w","uri":"file:///w","state":"stopped","format":"raw","size_bytes":512,"clients":0,"job":null}]'
 run 0 volume list
-printed "NAME  STATE         SIZE  REPO  IMAGE      FORMAT  CLIENTS  JOB
-v     started   10.0 GiB  r1    v.raw      raw           1    3
-w     stopped  512 bytes  -     file:///w  raw           0    -"
+printed "NAME  STATE         SIZE  REPO  IMAGE      FORMAT  JOB
+v     started   10.0 GiB  r1    v.raw      raw       3
+w     stopped  512 bytes  -     file:///w  raw       -"
 answer "GET /v1/volumes/v" 200 '{"name":"v","size_bytes":10737418240,"guest":{"reads":7}}'
 run 0 volume show v
 contains "$T/out" '^size_bytes +10737418240 \(10.0 GiB\)$'
@@ -125,9 +125,14 @@ run 0 move v ./x.raw --detach --json --format raw --bandwidth 200MiB/s --max-lat
 is_json '.id == 7'
 [ ! -s "$T/err" ] || fail "a note beside the JSON: $(cat "$T/err")"
 asked "POST /v1/moves" "{\"volumes\":[\"v\"],\"destination\":\"$PWD/./x.raw\",\"format\":\"raw\",\"bandwidth_bytes_per_s\":209715200,\"max_latency_us\":5000,\"verify\":false,\"hold\":true,\"undo_window_ms\":600000,\"keep_source\":true,\"dry_run\":false}"
-answer "POST /v1/moves" 200 '{"plan":[{"volume":"v"}],"ok":true}'
+answer "POST /v1/moves" 200 '{"volume":"v","ok":true,"problems":[],"target":"r2:v.raw"}'
 run 0 move v r2 --dry-run
-contains "$T/out" plan
+contains "$T/out" '^target +r2:v.raw$'
+answer "POST /v1/moves" 200 '{"volume":"v","ok":false,"problems":["no room","no sense"],"target":"r2:v.raw"}'
+run 3 move v r2 --dry-run
+contains "$T/err" "refused: no room; no sense"
+run 3 move v r2 --dry-run --json
+is_json '.problems | length == 2'
 answer "POST /v1/moves" 422 '{"error":{"kind":"refused","code":28,"message":"r2: no room"}}'
 run 3 move v r2
 contains "$T/err" "r2: no room"
@@ -149,7 +154,7 @@ run 0 move v r2
 contains "$T/err" "^job 7 moves volume 'v'"
 contains "$T/err" "^job 7: copying  50.0%"
 contains "$T/err" "^job 7: synced"
-contains "$T/out" "^job 7 done: a:v.raw -> b:v.raw"
+contains "$T/out" "^job 7 done in 61.5 s: a:v.raw -> b:v.raw"
 contains "$T/out" "copied +4.0 GiB"
 contains "$T/out" "verified +both replicas equal"
 contains "$T/out" "pause at the switch +40 us"
@@ -171,6 +176,20 @@ for end in failed:1 cancelled:4; do
     is_json ".state == \"${end%:*}\""
     jq -e '.error.message | contains("the disk is gone")' "$T/err" >/dev/null || fail "$(cat "$T/err")"
 done
+
+# ---- what there is to do is said once; what was rolled back is not called moved
+answer_script "GET /v1/events?job=7" "cat <<'E'
+$(event 7 paused ',"options":{"hold":true},"error":{"kind":"failed","code":28,"message":"no room at b"}' | sed 's/"error":null,//')
+$(event 7 synced ',"options":{"hold":true}')
+$(event 7 synced ',"options":{"hold":true},"eta_s":1')
+$(event 7 undo-window)
+$(event 7 done | sed 's/"switched":true/"switched":false/')
+E"
+run 0 watch 7
+contains "$T/err" "^job 7 is paused: no room at b"
+[ "$(grep -c "held: 'blockmig switch 7'" "$T/err")" = 1 ] || fail "not said once: $(cat "$T/err")"
+contains "$T/err" "'blockmig rollback 7' goes back, 'blockmig commit 7'"
+contains "$T/out" "^job 7 done in 61.5 s: rolled back to a:v.raw"
 
 # ---- a job that has ended before anybody listens, and a stream that says nothing of its end
 answer "GET /v1/jobs/9" 200 "$(job 9 done)"
