@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include <nfsc/libnfs-raw-portmap.h>
@@ -102,25 +103,21 @@ static void on_reply(struct rpc_context *rpc, int status, void *data, void *user
     }
 }
 
-/* The socket's own words are in libnfs's text only. */
-static int errno_of(const char *words)
-{
-    if (strstr(words, "refused"))
-        return -ECONNREFUSED;
-    if (strstr(words, "No route"))
-        return -EHOSTUNREACH;
-    if (strstr(words, "unreachable"))
-        return -ENETUNREACH;
-    if (strstr(words, "timed out"))
-        return -ETIMEDOUT;
-    return -EIO;
-}
-
 static int give_up(struct bmig_nfs_link *link, int status, const char *words)
 {
     snprintf(link->reason, sizeof(link->reason), "%s", words);
     bmig_nfs_link_close(link);
     return status;
+}
+
+/* Asked before libnfs asks, which tells only that there was something. */
+static int broken(struct bmig_nfs_link *link, int fd)
+{
+    int code = 0;
+    socklen_t length = sizeof(code);
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &length) != 0 || code == 0)
+        return give_up(link, -ECONNRESET, "the server closed the connection");
+    return give_up(link, -code, bmig_strerror(code));
 }
 
 static int wait_for(struct bmig_nfs_link *link, struct call *call, uint64_t deadline_ns)
@@ -134,15 +131,14 @@ static int wait_for(struct bmig_nfs_link *link, struct call *call, uint64_t dead
         int ready = poll(&pollfd, 1, (int)((deadline_ns - now) / 1000000 + 1));
         if (ready < 0 && errno != EINTR)
             return give_up(link, -errno, bmig_strerror(errno));
-        if (ready > 0 && rpc_service(link->rpc, pollfd.revents) < 0 && !call->done) {
-            char words[128];
-            const char *text = rpc_get_error(link->rpc);
-            snprintf(words, sizeof(words), "%s", text ? text : "the connection broke");
-            return give_up(link, errno_of(words), words);
-        }
+        if (ready > 0 && pollfd.revents & (POLLERR | POLLHUP))
+            return broken(link, pollfd.fd);
+        if (ready > 0 && rpc_service(link->rpc, pollfd.revents) < 0 && !call->done)
+            return give_up(link, -ECONNRESET, "the server closed the connection");
     }
     if (call->rpc_status != RPC_STATUS_SUCCESS)
-        return give_up(link, errno_of(call->words), call->words);
+        return give_up(link, -EIO,
+                       call->words); /* refused by the RPC layer: credentials, version */
     return 0;
 }
 
@@ -155,7 +151,7 @@ int bmig_nfs_link_open(struct bmig_nfs_link *link, const char *address, uint16_t
         return -ENOMEM;
     if (rpc_connect_async(link->rpc, address, port, on_reply, &call) != 0) {
         const char *words = rpc_get_error(link->rpc);
-        return give_up(link, errno_of(words ? words : ""), words ? words : "connect failed");
+        return give_up(link, -EHOSTUNREACH, words ? words : "connect failed");
     }
     return wait_for(link, &call, now_ns() + timeout_ns);
 }
