@@ -15,6 +15,9 @@
 # empty /run and an rpcbind of its own in it, which sits in an empty network namespace and so listens
 # on nothing but the unix socket. Where namespaces are refused, a portmapper that runs is used.
 #
+# GANESHA_ACCESS=RO          a read-only export
+# GANESHA_SHARED_RPCBIND=1   use the portmapper that runs, for tests that ask it for the ports
+#
 # Needs bash. Ends nothing that it did not start.
 
 declare -A GANESHA_WORK=() GANESHA_PORTS=()
@@ -51,9 +54,8 @@ NFS_KRB5 { Active_krb5 = false; }
 NFSv4 { RecoveryRoot = "$2/recovery"; Graceless = true; }
 EXPORT {
     Export_Id = 1; Path = "$1"; Pseudo = /export; Protocols = 3; Transports = TCP;
-    Access_Type = RW; Squash = No_Root_Squash; SecType = sys;
+    Access_Type = ${GANESHA_ACCESS:-RW}; Squash = No_Root_Squash; SecType = sys;
     MaxRead = 1048576; MaxWrite = 1048576; PrefRead = 1048576; PrefWrite = 1048576;
-    ${GANESHA_EXPORT_EXTRA:-}
     FSAL { Name = VFS; }
 }
 LOG { Default_Log_Level = EVENT; }
@@ -77,7 +79,7 @@ ganesha__launch() { # work
             done
         fi
         exec ganesha.nfsd -F -f "$work/ganesha.conf" -L "$work/ganesha.log" -p "$work/ganesha.pidfile"'
-    if unshare -m -n true 2>/dev/null; then
+    if [ -z "${GANESHA_SHARED_RPCBIND:-}" ] && unshare -m -n true 2>/dev/null; then
         unshare -m sh -c "$run" ganesha "$work" private </dev/null >"$work/out.log" 2>&1 &
     else
         sh -c "$run" ganesha "$work" shared </dev/null >"$work/out.log" 2>&1 &

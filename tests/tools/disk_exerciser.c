@@ -16,6 +16,7 @@
  *     --pace-us N     at least so long between two submissions: room for a test to kill a server in
  *     --exclusive     take the lock
  *     --dump FILE     write the model there at the end
+ *     --describe      print what the disk says of itself before it is closed the first time
  *     --create SIZE   make the image first                --remove      remove it at the end
  *     --bench OP      instead: sequential read|write of --size bytes in --max-io requests; prints
  * MB/s
@@ -46,7 +47,7 @@ struct slot {
 static struct {
     const char *uri, *format, *filters, *dump, *bench;
     uint64_t seed, ops, depth, sessions, size, max_io, align, timeout_ms, pace_us, create;
-    bool remove, fill, replayable, discard, exclusive;
+    bool describe, remove, fill, replayable, discard, exclusive;
 } options = {.seed = 1,
              .ops = 2000,
              .depth = 16,
@@ -327,6 +328,11 @@ static void bench(void)
            (double)size_bytes / seconds / 1e6);
 }
 
+static void print_fact(void *user, const char *key, const char *value)
+{
+    printf("%s: %s\n", key, value);
+}
+
 static void exercise(void)
 {
     if (options.fill) {
@@ -355,6 +361,8 @@ static void exercise(void)
     }
     flush_all();
     read_all();
+    if (options.describe)
+        bmig_disk_describe(disk, print_fact, NULL);
     close_disk();
     open_disk(false);
     read_all();
@@ -373,16 +381,14 @@ static uint64_t number(const char *text, const char *what)
 
 static void parse(int argc, char **argv)
 {
-    static const struct option words[] = {{"format", 1, 0, 'f'},     {"filters", 1, 0, 'F'},
-                                          {"seed", 1, 0, 's'},       {"ops", 1, 0, 'n'},
-                                          {"depth", 1, 0, 'd'},      {"sessions", 1, 0, 'c'},
-                                          {"max-io", 1, 0, 'm'},     {"size", 1, 0, 'z'},
-                                          {"align", 1, 0, 'a'},      {"timeout-ms", 1, 0, 't'},
-                                          {"pace-us", 1, 0, 'p'},    {"dump", 1, 0, 'o'},
-                                          {"bench", 1, 0, 'b'},      {"fill", 0, 0, 'i'},
-                                          {"replayable", 0, 0, 'r'}, {"no-discard", 0, 0, 'D'},
-                                          {"exclusive", 0, 0, 'x'},  {"create", 1, 0, 'C'},
-                                          {"remove", 0, 0, 'R'},     {0}};
+    static const struct option words[] = {
+        {"format", 1, 0, 'f'},     {"filters", 1, 0, 'F'},   {"seed", 1, 0, 's'},
+        {"ops", 1, 0, 'n'},        {"depth", 1, 0, 'd'},     {"sessions", 1, 0, 'c'},
+        {"max-io", 1, 0, 'm'},     {"size", 1, 0, 'z'},      {"align", 1, 0, 'a'},
+        {"timeout-ms", 1, 0, 't'}, {"pace-us", 1, 0, 'p'},   {"dump", 1, 0, 'o'},
+        {"bench", 1, 0, 'b'},      {"fill", 0, 0, 'i'},      {"replayable", 0, 0, 'r'},
+        {"no-discard", 0, 0, 'D'}, {"exclusive", 0, 0, 'x'}, {"create", 1, 0, 'C'},
+        {"remove", 0, 0, 'R'},     {"describe", 0, 0, 'S'},  {0}};
     int c;
     while ((c = getopt_long(argc, argv, "", words, NULL)) != -1) {
         switch (c) {
@@ -439,6 +445,9 @@ static void parse(int argc, char **argv)
             break;
         case 'C':
             options.create = number(optarg, "--create");
+            break;
+        case 'S':
+            options.describe = true;
             break;
         case 'R':
             options.remove = true;
