@@ -2,6 +2,7 @@
 #
 # make            build blockmig, blockmigd, blockmig-worker into $(BUILD)/bin
 # make help       the other targets
+# make V=1        say each command
 #
 # Sources are found, not listed: a .c file in one of DIRS is in the library; tests/unit/test_X.c is a test
 # program of its own; the three main.c files are the programs.
@@ -11,6 +12,7 @@ BUILD   ?= build
 PREFIX  ?= /usr/local
 VERSION := 0.1.0
 SAN     ?=
+QUIET   := $(if $(V),,@)
 
 DIRS     := blockmig/core blockmig/engine blockmig/worker blockmig/daemon blockmig/stack \
             backends formats snapshot cli
@@ -45,7 +47,7 @@ all: $(BINS) ## build the programs
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+	$(QUIET)echo "  CC      $<"; $(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
 # The lists ask by __has_include what there is, which the compiler's dependencies don't tell.
 $(BUILD)/backends/backends.o: $(wildcard backends/*.c)
@@ -53,22 +55,25 @@ $(BUILD)/formats/formats.o: $(wildcard formats/*.c)
 
 $(LIB): $(OBJECTS)
 	@mkdir -p $(@D)
-	rm -f $@ && ar rcs $@ $^
+	$(QUIET)echo "  AR      $@"; rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/bin/blockmig: $(BUILD)/cli/main.o $(LIB)
 $(BUILD)/bin/blockmigd: $(BUILD)/blockmig/daemon/main.o $(LIB)
 $(BUILD)/bin/blockmig-worker: $(BUILD)/blockmig/worker/main.o $(LIB)
 $(BINS):
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(ALL_LIBS)
+	$(QUIET)echo "  LINK    $@"; $(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(ALL_LIBS)
 
 tests: $(UNIT_TESTS) $(TOOLS) ## build the tests
-$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(UNIT_HELPERS:%.c=$(BUILD)/%.o) $(LIB)
+$(BUILD)/tests/libhelpers.a: $(UNIT_HELPERS:%.c=$(BUILD)/%.o)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(CHECK_LIBS) $(ALL_LIBS)
+	$(QUIET)rm -f $@ && ar rcs $@ $^
+$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/tests/libhelpers.a $(LIB)
+	@mkdir -p $(@D)
+	$(QUIET)echo "  LINK    $@"; $(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(CHECK_LIBS) $(ALL_LIBS)
 $(BUILD)/tests/tools/%: $(BUILD)/tests/tools/%.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(ALL_LIBS)
+	$(QUIET)echo "  LINK    $@"; $(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ -o $@ $(ALL_LIBS)
 
 help: ## say what the targets are
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 26
@@ -76,7 +81,9 @@ help: ## say what the targets are
 deps: ## install by apt what building and testing need and is not there
 	packaging/install-deps build test
 
-check: check-unit check-integration ## run all tests
+check: deps ## install what is missing, build, and run all tests
+	$(MAKE) all tests
+	BUILD=$(BUILD) tests/run unit integration
 
 check-unit: tests ## run the unit tests, on each kind of loop
 	BUILD=$(BUILD) tests/run unit

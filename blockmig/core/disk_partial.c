@@ -2,9 +2,9 @@
  *
  * Requests smaller than a block: the block is read around them, and for a write written back.
  *
- * Two partial writes to one block would undo each other, so those under way are listed in the order of their
- * coming, and one waits while an earlier one has its block. Whole-block writes need no such care: one that
- * overlaps a partial write is the caller's to order.
+ * Two partial writes to one block would undo each other, so those under way are listed in the order
+ * of their coming, and one waits while an earlier one has its block. Whole-block writes need no
+ * such care: one that overlaps a partial write is the caller's to order.
  */
 #include "blockmig/core/disk_internal.h"
 
@@ -14,8 +14,9 @@
 #include <string.h>
 
 struct bmig_partial {
-    struct bmig_request *request; /* borrowed; its range and data are the block's while a step is under way */
-    uint64_t offset, length;      /* what was asked for */
+    struct bmig_request
+        *request; /* borrowed; its range and data are the block's while a step is under way */
+    uint64_t offset, length; /* what was asked for */
     uint8_t *data;
     enum bmig_op op;
     uint8_t *block;

@@ -2,9 +2,9 @@
  *
  * Errors of the control path: what failed, where, and what the user can do about it.
  *
- * The I/O path returns 0 or -errno and prints nothing. The control path returns the same and takes a
- * struct bmig_error as its last argument, which is untouched on success and set once on failure. Its
- * kind is what decides the CLI's exit code, so kinds and exit codes are one table.
+ * The I/O path returns 0 or -errno and prints nothing. The control path returns the same and takes
+ * a struct bmig_error as its last argument, which is untouched on success and set once on failure.
+ * Its kind is what decides the CLI's exit code, so kinds and exit codes are one table.
  */
 #ifndef BLOCKMIG_CORE_ERROR_H
 #define BLOCKMIG_CORE_ERROR_H
@@ -30,8 +30,8 @@ struct bmig_error {
     char message[512];
 };
 
-/* Sets err (may be NULL) and returns -code, or -EIO where code is 0. A second set on the same err is a
- * programming error and keeps the first. message: "what 'which': why; what to do". */
+/* Sets err (may be NULL) and returns -code, or -EIO where code is 0. A second set on the same err
+ * is a programming error and keeps the first. message: "what 'which': why; what to do". */
 int bmig_error_set(struct bmig_error *err, enum bmig_error_kind kind, int code, const char *format,
                    ...) __attribute__((format(printf, 4, 5)));
 

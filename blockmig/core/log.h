@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The log: lines to stderr in the form systemd's journal reads ("<6>text"), or plain with a time on a
- * terminal. Never called on the I/O path; any thread may call it. Never given a secret.
+ * The log: lines to stderr in the form systemd's journal reads ("<6>text"), or plain with a time on
+ * a terminal. Never called on the I/O path; any thread may call it. Never given a secret.
  */
 #ifndef BLOCKMIG_CORE_LOG_H
 #define BLOCKMIG_CORE_LOG_H

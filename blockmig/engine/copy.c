@@ -2,13 +2,15 @@
  *
  * The copy: stale regions become clean, each read once and written once.
  *
- * A cursor walks the stale regions. A piece of neighbouring regions is read from the primary and written to the
- * secondary; then each region that no guest write hit meanwhile is clean. One that was hit is hot and stays stale for
- * another visit, in which it is copied alone, with the guest's writes to it held. So the guest yields almost never,
- * and every region is visited a bounded number of times.
+ * A cursor walks the stale regions. A piece of neighbouring regions is read from the primary and
+ * written to the secondary; then each region that no guest write hit meanwhile is clean. One that
+ * was hit is hot and stays stale for another visit, in which it is copied alone, with the guest's
+ * writes to it held. So the guest yields almost never, and every region is visited a bounded number
+ * of times.
  *
- * Invariants: a region is in one visit at most; a copy without the range lock begins only where no guest change is
- * under way; a region becomes clean only if no change went out to it since its copy began.
+ * Invariants: a region is in one visit at most; a copy without the range lock begins only where no
+ * guest change is under way; a region becomes clean only if no change went out to it since its copy
+ * began.
  */
 #include <assert.h>
 #include <errno.h>
@@ -161,8 +163,9 @@ static uint64_t zero_run(const struct bmig_copy_op *op, uint64_t at)
     return at;
 }
 
-/* The next run to write from op->cursor on, or false. Zeroes that need not be written are passed over; zeroes that
- * must be, and are many, are a run of their own if the secondary has a quick way for them. */
+/* The next run to write from op->cursor on, or false. Zeroes that need not be written are passed
+ * over; zeroes that must be, and are many, are a run of their own if the secondary has a quick way
+ * for them. */
 static bool next_run(struct bmig_copy_op *op, uint64_t *start, uint64_t *stop, bool *zero)
 {
     bool quick = bmig_secondary(op->mirror)->caps & BMIG_CAP_FAST_ZERO;
@@ -294,7 +297,8 @@ static void room_again(struct bmig_buffer_wait *wait)
     bmig_mirror_advance(mirror);
 }
 
-/* Starts the piece at region; false where something must come first, which then goes on by itself. */
+/* Starts the piece at region; false where something must come first, which then goes on by itself.
+ */
 static bool start_piece(struct bmig_mirror *mirror, uint64_t region)
 {
     struct bmig_copier *copier = &mirror->copier;
@@ -334,11 +338,8 @@ static bool start_piece(struct bmig_mirror *mirror, uint64_t region)
     mirror->busy++;
     copier->cursor = region + count;
     if (insist) {
-        op->range = (struct bmig_range){.start = start,
-                                        .end = stop,
-                                        .exclusive = true,
-                                        .granted = range_granted,
-                                        .user = op};
+        op->range = (struct bmig_range){
+            .start = start, .end = stop, .exclusive = true, .granted = range_granted, .user = op};
         if (!bmig_range_lock_acquire(&mirror->volume->lock, &op->range))
             return true;
     }

@@ -3,10 +3,12 @@
  * The mirror: the life of a volume's second replica, and what is done about its troubles.
  *
  * Invariants:
- *  - legs_open: every change to a clean region goes to both replicas; closed, no new leg goes to the secondary.
+ *  - legs_open: every change to a clean region goes to both replicas; closed, no new leg goes to
+ * the secondary.
  *  - A change that failed on either leg leaves its regions stale before its range is let go.
- *  - SYNCED is entered only with no region stale, nothing of the copy under way, and a good flush of the secondary
- *    behind the copy's last write; it is left in the same step that makes a region stale.
+ *  - SYNCED is entered only with no region stale, nothing of the copy under way, and a good flush
+ * of the secondary behind the copy's last write; it is left in the same step that makes a region
+ * stale.
  *  - A secondary is given up by fencing it; answers that waited for its legs alone are then given.
  */
 #include "blockmig/engine/mirror.h"
@@ -95,8 +97,7 @@ bool bmig_mirror_pace(struct bmig_mirror *mirror, uint64_t bytes)
 
 static void pace_fired(struct bmig_timer *timer)
 {
-    bmig_mirror_advance(
-        (struct bmig_mirror *)((char *)timer - offsetof(struct bmig_mirror, pace)));
+    bmig_mirror_advance((struct bmig_mirror *)((char *)timer - offsetof(struct bmig_mirror, pace)));
 }
 
 /* ---- trouble ---- */
@@ -123,7 +124,8 @@ static void fence(struct bmig_mirror *mirror)
     bmig_disk_fence(bmig_secondary(mirror), fenced, mirror);
 }
 
-/* Answers the changes that only wait for a leg of the secondary. The op lives on until the leg comes back. */
+/* Answers the changes that only wait for a leg of the secondary. The op lives on until the leg
+ * comes back. */
 static void answer_abandoned(struct bmig_mirror *mirror)
 {
     struct bmig_volume *volume = mirror->volume;
@@ -201,7 +203,8 @@ bool bmig_mirror_before_change(struct bmig_mirror *mirror, uint64_t offset, uint
     }
     if (first_clean == UINT64_MAX)
         return false;
-    /* Stale regions between clean ones get the bytes too: they do no harm, for a copy under way there is tainted. */
+    /* Stale regions between clean ones get the bytes too: they do no harm, for a copy under way
+     * there is tainted. */
     bmig_region_note_write(map, first_clean, last_clean);
     *leg_start = max(offset, bmig_region_start(map, first_clean));
     *leg_end = min(offset + length, bmig_region_end(map, last_clean));
@@ -272,8 +275,7 @@ void bmig_mirror_flush(struct bmig_mirror *mirror)
     mirror->flushed = true;
     mirror->unflushed_bytes = 0;
     mirror->busy++;
-    mirror->flush =
-        (struct bmig_request){.op = BMIG_FLUSH, .done = flushed, .user = mirror};
+    mirror->flush = (struct bmig_request){.op = BMIG_FLUSH, .done = flushed, .user = mirror};
     bmig_disk_submit(bmig_secondary(mirror), &mirror->flush);
 }
 
@@ -379,8 +381,8 @@ static void measure_rate(struct bmig_mirror *mirror, uint64_t now_ns)
     mirror->rate_base = done;
 }
 
-/* A secondary that does not answer within the bound is given up. In doubt nothing is decided: the changes wait for
- * the record. */
+/* A secondary that does not answer within the bound is given up. In doubt nothing is decided: the
+ * changes wait for the record. */
 static void check_legs(struct bmig_mirror *mirror, uint64_t now_ns)
 {
     struct bmig_volume *volume = mirror->volume;
@@ -395,7 +397,8 @@ static void check_legs(struct bmig_mirror *mirror, uint64_t now_ns)
     bool copy_late = oldest_ns != UINT64_MAX && now_ns > oldest_ns &&
                      now_ns - oldest_ns > max(BMIG_COPY_TIMEOUT_NS, bound_ns);
     if (late)
-        bmig_mirror_give_up(mirror, -ETIMEDOUT, "target: a guest write got no answer within the bound");
+        bmig_mirror_give_up(mirror, -ETIMEDOUT,
+                            "target: a guest write got no answer within the bound");
     else if (copy_late)
         bmig_mirror_give_up(mirror, -ETIMEDOUT, "the copy got no answer within its bound");
 }
@@ -447,7 +450,8 @@ static void mirror_free(struct bmig_mirror *mirror)
         done(user);
 }
 
-/* A stop drains first, so that a replica which is kept is as a disk would be after a clean detach; then fences. */
+/* A stop drains first, so that a replica which is kept is as a disk would be after a clean detach;
+ * then fences. */
 static void stop_go_on(struct bmig_mirror *mirror)
 {
     if (mirror->fenced && !secondary_in_use(mirror)) {
@@ -562,8 +566,8 @@ static int start(struct bmig_volume *volume, struct bmig_disk *secondary,
 }
 
 int bmig_mirror_start(struct bmig_volume *volume, struct bmig_disk *secondary,
-                      const struct bmig_mirror_options *options, bmig_mirror_event *event, void *user,
-                      struct bmig_error *err)
+                      const struct bmig_mirror_options *options, bmig_mirror_event *event,
+                      void *user, struct bmig_error *err)
 {
     return start(volume, secondary, options, false, event, user, err);
 }

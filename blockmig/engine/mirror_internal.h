@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The mirror's state, for the files of the engine alone: mirror.c, copy.c, scout.c, verify.c, throttle.c, switch.c.
+ * The mirror's state, for the files of the engine alone: mirror.c, copy.c, scout.c, verify.c,
+ * throttle.c, switch.c.
  */
 #ifndef BLOCKMIG_ENGINE_MIRROR_INTERNAL_H
 #define BLOCKMIG_ENGINE_MIRROR_INTERNAL_H
@@ -18,21 +19,23 @@
 #define BMIG_FLUSH_EVERY_BYTES (UINT64_C(64) << 20)
 
 enum {
-    BMIG_MAX_FAILURES = 8,       /* of the copy in a row, until the secondary is given up */
+    BMIG_MAX_FAILURES = 8,        /* of the copy in a row, until the secondary is given up */
     BMIG_SCOUT_REGIONS = 1 << 17, /* that one look at the primary's extents covers at most */
     BMIG_SCOUT_EXTENTS = 4096,
-    BMIG_VISITS_MAX = 64,        /* copies and comparisons in the act at most */
+    BMIG_VISITS_MAX = 64, /* copies and comparisons in the act at most */
     BMIG_EVENTS_MAX = 16,
-    BMIG_MAX_DIFFERENCES = 3,    /* times that verify may find differences, until the secondary is given up */
+    BMIG_MAX_DIFFERENCES =
+        3, /* times that verify may find differences, until the secondary is given up */
 };
 
 /* Holes and zeroes of the primary ahead of the copy. */
 struct bmig_scout {
-    bool wanted;  /* first pass, and the primary can tell */
+    bool wanted; /* first pass, and the primary can tell */
     bool busy;
     uint64_t first, end; /* regions known */
-    uint64_t *zero;      /* bit per region from first on: reads as zero, and no guest write hit it since */
-    uint64_t *touched;   /* while busy: a guest write hit it */
+    uint64_t
+        *zero; /* bit per region from first on: reads as zero, and no guest write hit it since */
+    uint64_t *touched; /* while busy: a guest write hit it */
     struct bmig_extents extents;
     struct bmig_request request;
 };
@@ -87,13 +90,13 @@ struct bmig_mirror {
     bool secondary_known_zero; /* regions not written to read as zeroes there */
     bool legs_open;            /* changes to clean regions go to the secondary */
     bool verified;
-    bool suspended;            /* the copy waits after an error */
+    bool suspended; /* the copy waits after an error */
     uint32_t failures;
-    uint32_t busy;             /* requests of ours under way, on either replica */
+    uint32_t busy; /* requests of ours under way, on either replica */
 
     struct bmig_request flush;
     bool flushing, flush_for_prepare;
-    bool flushed;              /* nothing was written to the secondary since its last good flush began */
+    bool flushed; /* nothing was written to the secondary since its last good flush began */
     uint64_t unflushed_bytes;
 
     bool fencing, fenced;
@@ -131,9 +134,10 @@ static inline struct bmig_disk *bmig_primary(const struct bmig_mirror *mirror)
 void bmig_mirror_set_state(struct bmig_mirror *mirror, enum bmig_mirror_state state);
 /* Something ended: goes on with whatever is next. */
 void bmig_mirror_advance(struct bmig_mirror *mirror);
-/* A copy, comparison or flush failed: suspends the copy and tries again, or gives the secondary up. where names the
- * replica: "target" or "source". */
-void bmig_mirror_trouble(struct bmig_mirror *mirror, const char *where, uint64_t offset, int status);
+/* A copy, comparison or flush failed: suspends the copy and tries again, or gives the secondary up.
+ * where names the replica: "target" or "source". */
+void bmig_mirror_trouble(struct bmig_mirror *mirror, const char *where, uint64_t offset,
+                         int status);
 void bmig_mirror_give_up(struct bmig_mirror *mirror, int status, const char *text);
 void bmig_mirror_flush(struct bmig_mirror *mirror);
 /* How many bytes the copy or the verify may have under way now, and in one piece. */
@@ -148,7 +152,8 @@ bool bmig_mirror_guest_in(const struct bmig_mirror *mirror, uint64_t first, uint
 void bmig_copy_pump(struct bmig_mirror *mirror);
 void bmig_copy_restart(struct bmig_mirror *mirror); /* from the first stale region */
 void bmig_copy_fini(struct bmig_mirror *mirror);
-uint64_t bmig_copy_oldest_ns(const struct bmig_mirror *mirror); /* start of the oldest; UINT64_MAX */
+uint64_t
+bmig_copy_oldest_ns(const struct bmig_mirror *mirror); /* start of the oldest; UINT64_MAX */
 
 /* ---- scout.c ---- */
 int bmig_scout_init(struct bmig_mirror *mirror);
@@ -161,7 +166,8 @@ void bmig_scout_touch(struct bmig_mirror *mirror, uint64_t region);
 /* ---- verify.c ---- */
 int bmig_verify_init(struct bmig_mirror *mirror, bool only);
 void bmig_verify_fini(struct bmig_mirror *mirror);
-void bmig_verify_add(struct bmig_mirror *mirror, uint64_t region); /* it was copied: (again) to be compared */
+void bmig_verify_add(struct bmig_mirror *mirror,
+                     uint64_t region); /* it was copied: (again) to be compared */
 void bmig_verify_begin(struct bmig_mirror *mirror);
 void bmig_verify_pump(struct bmig_mirror *mirror);
 bool bmig_verify_idle(const struct bmig_mirror *mirror);
@@ -170,7 +176,8 @@ bool bmig_verify_idle(const struct bmig_mirror *mirror);
 void bmig_switch_flushed(struct bmig_mirror *mirror, int status);
 
 /* ---- mirror.c, for transfer.c ---- */
-/* bmig_mirror_start where the secondary is only read: everything counts as clean and is compared. */
+/* bmig_mirror_start where the secondary is only read: everything counts as clean and is compared.
+ */
 int bmig_mirror_start_compare(struct bmig_volume *volume, struct bmig_disk *secondary,
                               const struct bmig_mirror_options *options, bmig_mirror_event *event,
                               void *user, struct bmig_error *err);

@@ -2,8 +2,8 @@
  *
  * The range lock: one list in the order of coming, walked on each acquire and release.
  *
- * A volume has some hundred ranges under way at most, so a walk over a short list beats a tree, and the order
- * of the list is the order that the lock promises.
+ * A volume has some hundred ranges under way at most, so a walk over a short list beats a tree, and
+ * the order of the list is the order that the lock promises.
  */
 #include "blockmig/engine/range_lock.h"
 
@@ -74,8 +74,8 @@ bool bmig_range_lock_acquire(struct bmig_range_lock *lock, struct bmig_range *ra
     return false;
 }
 
-/* Grants what nothing stands in the way of any more. granted may acquire and release in turn, so the walk
- * starts again after each grant; it ends, for each grant leaves one waiter fewer. */
+/* Grants what nothing stands in the way of any more. granted may acquire and release in turn, so
+ * the walk starts again after each grant; it ends, for each grant leaves one waiter fewer. */
 static void grant(struct bmig_range_lock *lock)
 {
     struct bmig_range *range = lock->waiting_count ? lock->head : NULL;

@@ -2,9 +2,10 @@
  *
  * The range lock: byte ranges of a volume under way, and who waits for whom.
  *
- * Two ranges conflict if they overlap and either is exclusive. A range that conflicts with one held, or
- * with one that waits before it, waits; ranges are granted in the order in which they came, so overlapping
- * writes reach both replicas in one order and nothing starves. Loop's thread only; no allocation.
+ * Two ranges conflict if they overlap and either is exclusive. A range that conflicts with one
+ * held, or with one that waits before it, waits; ranges are granted in the order in which they
+ * came, so overlapping writes reach both replicas in one order and nothing starves. Loop's thread
+ * only; no allocation.
  */
 #ifndef BLOCKMIG_ENGINE_RANGE_LOCK_H
 #define BLOCKMIG_ENGINE_RANGE_LOCK_H

@@ -4,13 +4,12 @@
  *
  *   clean      equal to the primary but for guest writes in flight; every guest write goes to both
  *   hot        stale, and a guest write hit it while it was copied: next time the copy insists
- *   written    something was sent to the secondary for it since the mirror began: it is not known to be zero
- *   unflushed  changed on the secondary since its last good flush; two generations, so that what changes while a
- *              flush is under way counts as after it
+ *   written    something was sent to the secondary for it since the mirror began: it is not known
+ * to be zero unflushed  changed on the secondary since its last good flush; two generations, so
+ * that what changes while a flush is under way counts as after it
  *
- * A region is 64 KiB; on disks above 1 TiB as large as keeps a map at 2^24 regions, but 1 MiB at most. Five bits
- * a region.
- * No allocation after init. Loop's thread only.
+ * A region is 64 KiB; on disks above 1 TiB as large as keeps a map at 2^24 regions, but 1 MiB at
+ * most. Five bits a region. No allocation after init. Loop's thread only.
  */
 #ifndef BLOCKMIG_ENGINE_REGION_MAP_H
 #define BLOCKMIG_ENGINE_REGION_MAP_H
@@ -24,7 +23,8 @@ struct bmig_region_map {
     uint64_t count;
     uint64_t stale_count;
     uint64_t *clean, *hot, *written;
-    uint64_t *unflushed[2]; /* [0] the current generation, [1] the one that a flush under way covers */
+    uint64_t
+        *unflushed[2]; /* [0] the current generation, [1] the one that a flush under way covers */
 };
 
 /* All regions stale, or all clean. -ENOMEM. */
@@ -67,8 +67,8 @@ uint64_t bmig_region_next_stale(const struct bmig_region_map *map, uint64_t from
 /* A flush of the secondary begins: what has changed so far is what it covers. One at a time. */
 void bmig_region_flush_begin(struct bmig_region_map *map);
 
-/* It ended. Good: what it covered is durable. Bad: every clean region that changed since the last good flush
- * is stale again; returns how many. */
+/* It ended. Good: what it covered is durable. Bad: every clean region that changed since the last
+ * good flush is stale again; returns how many. */
 uint64_t bmig_region_flush_end(struct bmig_region_map *map, bool good);
 
 /* The secondary is another replica now, of which no flush is known. */

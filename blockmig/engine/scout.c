@@ -2,8 +2,9 @@
  *
  * The scout: asks the primary for its holes and zeroes ahead of the copy, so that thin stays thin.
  *
- * The answer is about a moment; a guest write that goes out while it is made, or after, makes its regions data.
- * Where the secondary is known to be zero, a zero region is clean without a byte moved.
+ * The answer is about a moment; a guest write that goes out while it is made, or after, makes its
+ * regions data. Where the secondary is known to be zero, a zero region is clean without a byte
+ * moved.
  */
 #include <assert.h>
 #include <errno.h>
@@ -95,7 +96,8 @@ static void digest(struct bmig_mirror *mirror)
             if (bmig_region_start(map, next) >= zero_from)
                 region_is_zero(mirror, next);
     }
-    /* What the answer did not reach is not known: ask again from there. A region at its edge counts as data. */
+    /* What the answer did not reach is not known: ask again from there. A region at its edge counts
+     * as data. */
     uint64_t known = at >= map->size_bytes ? map->count : bmig_region_of(map, at);
     if (known <= scout->first)
         known = scout->first + 1;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The switch: which replica is the primary changes, while mirroring goes on and no guest request is held.
+ * The switch: which replica is the primary changes, while mirroring goes on and no guest request is
+ * held.
  *
- *   prepare  the secondary is flushed behind every change that had begun before: with those that begin later sent to
- *            both and equally durable on both, the two replicas are one as far as any guest was told
- *   record   somebody makes the new order durable; meanwhile it is in doubt, and a change of which a leg failed waits
- *   commit   the flip of one index; changes still under way mark their ranges for the old primary's reads
- *   abort    nothing was flipped; what waited is settled by the old order
+ *   prepare  the secondary is flushed behind every change that had begun before: with those that
+ * begin later sent to both and equally durable on both, the two replicas are one as far as any
+ * guest was told record   somebody makes the new order durable; meanwhile it is in doubt, and a
+ * change of which a leg failed waits commit   the flip of one index; changes still under way mark
+ * their ranges for the old primary's reads abort    nothing was flipped; what waited is settled by
+ * the old order
  */
 #include <assert.h>
 #include <errno.h>
@@ -86,8 +88,8 @@ int bmig_mirror_switch_prepare(struct bmig_volume *volume, void (*done)(void *us
     return 0;
 }
 
-/* What waited because a leg had failed. With the new primary it is done again where that one lacks it; the guest is
- * told only what the primary holds. */
+/* What waited because a leg had failed. With the new primary it is done again where that one lacks
+ * it; the guest is told only what the primary holds. */
 static void settle_doubtful(struct bmig_volume *volume, bool flipped)
 {
     while (volume->doubtful_count) {

@@ -8,10 +8,10 @@
 #define MIB       (UINT64_C(1) << 20)
 
 enum {
-    BOUND_MULTIPLE = 2,       /* of the p99 before */
-    SAMPLES_ENOUGH = 100,     /* of latencies before, to judge by */
-    SAMPLES_ACTIVE = 3,       /* in one tick, for a guest to count as active */
-    QUIET_TICKS = 5,          /* without it, until the limit goes */
+    BOUND_MULTIPLE = 2,   /* of the p99 before */
+    SAMPLES_ENOUGH = 100, /* of latencies before, to judge by */
+    SAMPLES_ACTIVE = 3,   /* in one tick, for a guest to count as active */
+    QUIET_TICKS = 5,      /* without it, until the limit goes */
 };
 static const uint64_t floor_rate = 16 * MIB;
 static const uint64_t start_rate = 96 * MIB;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The throttle: how many bytes a second the copy may move, so that the guest's p99 stays within a bound.
+ * The throttle: how many bytes a second the copy may move, so that the guest's p99 stays within a
+ * bound.
  *
- * A controller, not a cap: each tick it looks at the guest's latencies since the last and takes more where they
- * allow it, less where they don't. With no guest I/O there is no limit. A cap, where one is set, holds on top.
- * The rate never falls below a floor, so the copy always ends. Loop's thread only; time is the caller's.
+ * A controller, not a cap: each tick it looks at the guest's latencies since the last and takes
+ * more where they allow it, less where they don't. With no guest I/O there is no limit. A cap,
+ * where one is set, holds on top. The rate never falls below a floor, so the copy always ends.
+ * Loop's thread only; time is the caller's.
  */
 #ifndef BLOCKMIG_ENGINE_THROTTLE_H
 #define BLOCKMIG_ENGINE_THROTTLE_H

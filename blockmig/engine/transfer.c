@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Copies and comparisons without a guest: a volume that nobody is served from, and a mirror that ends.
+ * Copies and comparisons without a guest: a volume that nobody is served from, and a mirror that
+ * ends.
  */
 #include "blockmig/engine/transfer.h"
 
@@ -149,7 +150,8 @@ int bmig_compare(struct bmig_loop *loop, struct bmig_pool *pool, struct bmig_dis
         options->progress(options->user, &stats);
     *first_difference = bmig_mirror_first_difference(volume);
     *bytes_different = stats.bytes_different;
-    /* The disks outlive the comparison: its end fences the larger one, so the rest is read before. */
+    /* The disks outlive the comparison: its end fences the larger one, so the rest is read before.
+     */
     if (status == 0 && stats.state == BMIG_MIRROR_SYNCED)
         status = compare_tail(pool, large, small->size_bytes, first_difference, bytes_different);
     end(loop, volume);

@@ -20,14 +20,14 @@ struct bmig_transfer_options {
     const volatile sig_atomic_t *stop; /* becomes non-zero: end with BMIG_CANCELLED. May be NULL. */
 };
 
-/* Copies all of source to target (both attached to loop, target at least as large) and flushes it; runs
- * the loop until done. stats (may be NULL) is filled in either case. */
+/* Copies all of source to target (both attached to loop, target at least as large) and flushes it;
+ * runs the loop until done. stats (may be NULL) is filled in either case. */
 int bmig_transfer(struct bmig_loop *loop, struct bmig_pool *pool, struct bmig_disk *source,
                   struct bmig_disk *target, const struct bmig_transfer_options *options,
                   struct bmig_mirror_stats *stats, struct bmig_error *err);
 
-/* Compares a with b, which must read equal over a's size (b's rest must be zero). *first_difference is
- * the offset in bytes of the first difference's 4 KiB block, or UINT64_MAX. Returns 0 where the
+/* Compares a with b, which must read equal over a's size (b's rest must be zero). *first_difference
+ * is the offset in bytes of the first difference's 4 KiB block, or UINT64_MAX. Returns 0 where the
  * comparison was made, whatever it found. */
 int bmig_compare(struct bmig_loop *loop, struct bmig_pool *pool, struct bmig_disk *a,
                  struct bmig_disk *b, const struct bmig_transfer_options *options,

@@ -2,10 +2,11 @@
  *
  * Verify: both replicas are read again, region by region, and compared, before a switch may happen.
  *
- * It yields as the copy does: a region that a guest write hits while it is compared is compared again, and the third
- * time with the guest's writes to it held. A difference makes the region stale: it is copied and compared again. Where
- * the secondary began as zero and nothing was ever sent for a region, its extents are asked for instead of its bytes
- * (or, where it can't tell, it is taken to be what it was created as).
+ * It yields as the copy does: a region that a guest write hits while it is compared is compared
+ * again, and the third time with the guest's writes to it held. A difference makes the region
+ * stale: it is copied and compared again. Where the secondary began as zero and nothing was ever
+ * sent for a region, its extents are asked for instead of its bytes (or, where it can't tell, it is
+ * taken to be what it was created as).
  */
 #include <assert.h>
 #include <errno.h>
@@ -230,7 +231,8 @@ static void looked(struct bmig_request *request, int status)
     bmig_mirror_advance(mirror);
 }
 
-/* Judges a run of untouched regions without reading them; true if an answer has to be waited for. */
+/* Judges a run of untouched regions without reading them; true if an answer has to be waited for.
+ */
 static bool look(struct bmig_mirror *mirror, uint64_t region)
 {
     struct bmig_verifier *verifier = &mirror->verifier;
@@ -349,11 +351,8 @@ static bool start_piece(struct bmig_mirror *mirror, uint64_t region)
     verifier->cursor = region + count;
     mirror->busy++;
     if (op->insist) {
-        op->range = (struct bmig_range){.start = start,
-                                        .end = stop,
-                                        .exclusive = true,
-                                        .granted = range_granted,
-                                        .user = op};
+        op->range = (struct bmig_range){
+            .start = start, .end = stop, .exclusive = true, .granted = range_granted, .user = op};
         if (!bmig_range_lock_acquire(&mirror->volume->lock, &op->range))
             return true;
     }
@@ -379,8 +378,8 @@ void bmig_verify_pump(struct bmig_mirror *mirror)
 {
     struct bmig_verifier *verifier = &mirror->verifier;
     struct bmig_region_map *map = &mirror->map;
-    while (mirror->state == BMIG_MIRROR_VERIFYING && !mirror->options.paused && !mirror->suspended &&
-           !mirror->stopping && !verifier->waiting && !verifier->looking &&
+    while (mirror->state == BMIG_MIRROR_VERIFYING && !mirror->options.paused &&
+           !mirror->suspended && !mirror->stopping && !verifier->waiting && !verifier->looking &&
            map->stale_count == 0 && verifier->ops_out < BMIG_VISITS_MAX &&
            !bmig_timer_started(&mirror->pace)) {
         uint64_t region = next_todo(mirror, verifier->cursor);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Visits: regions being copied or compared in the act. A guest write does not wait for one; it taints the regions
- * that it hits, and what was learnt of a tainted region is not believed. Loop's thread only.
+ * Visits: regions being copied or compared in the act. A guest write does not wait for one; it
+ * taints the regions that it hits, and what was learnt of a tainted region is not believed. Loop's
+ * thread only.
  */
 #ifndef BLOCKMIG_ENGINE_VISIT_H
 #define BLOCKMIG_ENGINE_VISIT_H

@@ -3,11 +3,14 @@
  * The volume: a guest request becomes legs, and the legs become one answer.
  *
  * Invariants:
- *  - Changes whose ranges overlap go out one after the other, so both replicas see them in one order.
- *  - A change is answered when the legs that count have ended; only the primary's failure reaches the guest.
- *  - While it is in doubt which replica will be primary, a change of which any leg failed is not answered.
- *  - A read goes to the primary, but where it overlaps a change that was under way at the flip, to the old one:
- *    else a guest could read new data and then old.
+ *  - Changes whose ranges overlap go out one after the other, so both replicas see them in one
+ * order.
+ *  - A change is answered when the legs that count have ended; only the primary's failure reaches
+ * the guest.
+ *  - While it is in doubt which replica will be primary, a change of which any leg failed is not
+ * answered.
+ *  - A read goes to the primary, but where it overlaps a change that was under way at the flip, to
+ * the old one: else a guest could read new data and then old.
  */
 #include "blockmig/engine/volume.h"
 
@@ -163,10 +166,10 @@ void bmig_volume_issue_change(struct bmig_volume_op *op)
     unsigned primary = volume->primary;
     unsigned secondary = 1 - primary;
     uint64_t start = 0, end = 0;
-    bool both = volume->mirror && bmig_mirror_before_change(volume->mirror, op->offset, op->length,
-                                                            &start, &end);
-    /* Before the switch nothing needs the secondary's promise: its flush before the record covers what had
-     * ended by then. What has not ended by then has to be as durable on both. */
+    bool both = volume->mirror &&
+                bmig_mirror_before_change(volume->mirror, op->offset, op->length, &start, &end);
+    /* Before the switch nothing needs the secondary's promise: its flush before the record covers
+     * what had ended by then. What has not ended by then has to be as durable on both. */
     uint32_t flags = op->flags | BMIG_REPLAYABLE;
     if (!volume->in_doubt)
         flags &= ~(uint32_t)BMIG_FUA;
@@ -220,7 +223,8 @@ static void change_leg_done(struct bmig_request *leg, int status)
         return;
     }
     if (op->old && op->status[volume->primary] != 0 && op->op != BMIG_FLUSH && !op->done_again) {
-        /* It began when this replica did not count yet: the guest was promised the other one's answer. */
+        /* It began when this replica did not count yet: the guest was promised the other one's
+         * answer. */
         op->done_again = true;
         bmig_volume_issue_change(op);
         return;
@@ -243,8 +247,8 @@ static void range_granted(struct bmig_range *range)
     bmig_volume_issue_change(range->user);
 }
 
-/* With two replicas a DISCARD would leave them different, so it becomes zeroes on both where that is cheap, and
- * nothing, which it may always be, where it is not. Returns false for nothing. */
+/* With two replicas a DISCARD would leave them different, so it becomes zeroes on both where that
+ * is cheap, and nothing, which it may always be, where it is not. Returns false for nothing. */
 static bool discard_for_two(struct bmig_volume_op *op)
 {
     const struct bmig_volume *volume = op->volume;
@@ -356,11 +360,10 @@ static void submit_read(struct bmig_volume_op *op)
         read_from(op, 1 - volume->primary);
         return;
     }
-    /* The old primary lacks something here, for a leg failed: the one case in which a read waits. */
-    op->range = (struct bmig_range){.start = op->offset,
-                                    .end = op->offset + op->length,
-                                    .granted = read_granted,
-                                    .user = op};
+    /* The old primary lacks something here, for a leg failed: the one case in which a read waits.
+     */
+    op->range = (struct bmig_range){
+        .start = op->offset, .end = op->offset + op->length, .granted = read_granted, .user = op};
     op->has_range = true;
     if (bmig_range_lock_acquire(&volume->lock, &op->range))
         read_from(op, volume->primary);
@@ -464,8 +467,8 @@ uint32_t bmig_volume_block_bytes(const struct bmig_volume *volume)
 
 uint32_t bmig_volume_caps(const struct bmig_volume *volume)
 {
-    /* The door makes up for what a replica lacks, so the promise does not hang on which one it is. FAST_ZERO
-     * promises only that FAST_ONLY is understood. */
+    /* The door makes up for what a replica lacks, so the promise does not hang on which one it is.
+     * FAST_ZERO promises only that FAST_ONLY is understood. */
     uint32_t caps = BMIG_CAP_ZERO | BMIG_CAP_FAST_ZERO | BMIG_CAP_DISCARD | BMIG_CAP_FLUSH |
                     BMIG_CAP_FUA | BMIG_CAP_EXTENTS;
     return caps | (volume->replicas[volume->primary]->caps & BMIG_CAP_WRITE);

@@ -2,7 +2,8 @@
  *
  * The control socket: lines of JSON in, lines of JSON out, for a few connections.
  *
- * A peer that does not read is cut off once MAX_UNSENT bytes wait for it: the worker's memory is not its to take.
+ * A peer that does not read is cut off once MAX_UNSENT bytes wait for it: the worker's memory is
+ * not its to take.
  */
 #include "blockmig/worker/control.h"
 
@@ -126,8 +127,9 @@ static void send_more(struct connection *connection)
     bmig_loop_io(connection->control->loop, &connection->send);
 }
 
-/* Puts text and a newline behind what waits. While a send is under way the memory may not move, so what is new is
- * then only appended within capacity, and a line that does not fit drops the peer that reads so slowly. */
+/* Puts text and a newline behind what waits. While a send is under way the memory may not move, so
+ * what is new is then only appended within capacity, and a line that does not fit drops the peer
+ * that reads so slowly. */
 static void send_line(struct connection *connection, const char *text)
 {
     size_t length = strlen(text);
@@ -179,9 +181,9 @@ void bmig_control_reply(struct bmig_control_call *call, json_t *body)
 
 void bmig_control_fail(struct bmig_control_call *call, const struct bmig_error *err)
 {
-    answer(call, json_pack("{s:I, s:b, s:s, s:i, s:s}", "id", call->id, "ok", 0, "kind",
-                           bmig_error_kind_name(err->kind), "code", err->code, "message",
-                           err->message));
+    answer(call,
+           json_pack("{s:I, s:b, s:s, s:i, s:s}", "id", call->id, "ok", 0, "kind",
+                     bmig_error_kind_name(err->kind), "code", err->code, "message", err->message));
 }
 
 void bmig_control_event(struct bmig_control *control, json_t *event)
@@ -200,8 +202,8 @@ void bmig_control_event(struct bmig_control *control, json_t *event)
 
 static void fail_line(struct connection *connection, json_int_t id, const char *message)
 {
-    json_t *reply = json_pack("{s:I, s:b, s:s, s:i, s:s}", "id", id, "ok", 0, "kind", "usage", "code",
-                              EINVAL, "message", message);
+    json_t *reply = json_pack("{s:I, s:b, s:s, s:i, s:s}", "id", id, "ok", 0, "kind", "usage",
+                              "code", EINVAL, "message", message);
     char *text = json_dumps(reply, JSON_COMPACT);
     json_decref(reply);
     if (text)
@@ -220,8 +222,9 @@ static void take_line(struct connection *connection, const char *line, size_t le
     if (!object)
         fail_line(connection, 0, error.text);
     else if (!json_is_integer(id) || !json_is_string(verb))
-        fail_line(connection, json_integer_value(id), "a request is an object with a number \"id\" and a "
-                                                      "string \"do\"");
+        fail_line(connection, json_integer_value(id),
+                  "a request is an object with a number \"id\" and a "
+                  "string \"do\"");
     else if (!(call = calloc(1, sizeof(*call))))
         fail_line(connection, json_integer_value(id), "out of memory");
     if (call) {
@@ -275,7 +278,8 @@ static void received(struct bmig_io *io, int result)
         connection_drop(connection);
         return;
     }
-    bool sane = take_chunk(connection, (size_t)result); /* receiving stays set: nothing frees it in there */
+    bool sane =
+        take_chunk(connection, (size_t)result); /* receiving stays set: nothing frees it in there */
     connection->receiving = false;
     if (!sane || connection->dead)
         connection_drop(connection);
@@ -338,8 +342,8 @@ static int remove_stale(const struct sockaddr_un *address, struct bmig_error *er
     int code = errno;
     close(fd);
     if (connected == 0 || code == EAGAIN)
-        return bmig_error_set(err, BMIG_DENIED, EADDRINUSE,
-                              "%s: a worker listens there already", address->sun_path);
+        return bmig_error_set(err, BMIG_DENIED, EADDRINUSE, "%s: a worker listens there already",
+                              address->sun_path);
     if (code == ECONNREFUSED)
         unlink(address->sun_path);
     return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * blockmig-worker: the data plane's program, one process a volume. Started by blockmigd, which tells it the rest over
- * the control socket; it outlives the daemon.
+ * blockmig-worker: the data plane's program, one process a volume. Started by blockmigd, which
+ * tells it the rest over the control socket; it outlives the daemon.
  */
 #include <getopt.h>
 #include <signal.h>

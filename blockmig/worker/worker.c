@@ -2,8 +2,8 @@
  *
  * The worker: its life, and the verbs of its control socket (control.h says what each does).
  *
- * At most one of opening, attaching, detaching and stopping is under way; a verb that would begin a second one is
- * refused with EBUSY, and stop waits for none of them: it is refused too.
+ * At most one of opening, attaching, detaching and stopping is under way; a verb that would begin a
+ * second one is refused with EBUSY, and stop waits for none of them: it is refused too.
  */
 #include "blockmig/worker/worker.h"
 
@@ -38,7 +38,8 @@ static struct bmig_replica_work *replica_work(struct bmig_worker *worker,
 {
     struct bmig_replica_work *work = calloc(1, sizeof(*work));
     if (!work)
-        abort(); /* some hundred bytes, off the guest's path: there is nothing sensible left to do */
+        abort(); /* some hundred bytes, off the guest's path: there is nothing sensible left to do
+                  */
     work->worker = worker;
     work->call = call;
     work->replica = replica;
@@ -48,13 +49,14 @@ static struct bmig_replica_work *replica_work(struct bmig_worker *worker,
 
 /* ---- hello, stat ---- */
 
-static void verb_hello(struct bmig_worker *worker, struct bmig_control_call *call, json_t *arguments)
+static void verb_hello(struct bmig_worker *worker, struct bmig_control_call *call,
+                       json_t *arguments)
 {
-    bmig_control_reply(call, json_pack("{s:i, s:s, s:i, s:s?, s:s}", "protocol",
-                                       BMIG_CONTROL_PROTOCOL, "version", BLOCKMIG_VERSION, "pid",
-                                       (int)getpid(), "volume",
-                                       worker->volume ? bmig_volume_name(worker->volume) : NULL, "loop",
-                                       bmig_loop_name(worker->loop)));
+    bmig_control_reply(call,
+                       json_pack("{s:i, s:s, s:i, s:s?, s:s}", "protocol", BMIG_CONTROL_PROTOCOL,
+                                 "version", BLOCKMIG_VERSION, "pid", (int)getpid(), "volume",
+                                 worker->volume ? bmig_volume_name(worker->volume) : NULL, "loop",
+                                 bmig_loop_name(worker->loop)));
 }
 
 static void verb_stat(struct bmig_worker *worker, struct bmig_control_call *call, json_t *arguments)
@@ -71,8 +73,8 @@ static void clients_changed(void *user, uint32_t clients)
                        json_pack("{s:s, s:i}", "event", "clients", "clients", (int)clients));
 }
 
-static int start_serving(struct bmig_worker *worker, const char *name, json_int_t epoch, json_t *listen,
-                         struct bmig_error *err)
+static int start_serving(struct bmig_worker *worker, const char *name, json_int_t epoch,
+                         json_t *listen, struct bmig_error *err)
 {
     struct bmig_nbd_server_options options = {.clients_changed = clients_changed, .user = worker};
     int status = bmig_volume_new(&worker->volume, worker->loop, worker->pool, worker->primary->disk,
@@ -135,8 +137,8 @@ static void verb_open(struct bmig_worker *worker, struct bmig_control_call *call
     json_t *image, *listen;
     json_error_t error;
     struct bmig_error err = {0};
-    if (json_unpack_ex(arguments, &error, JSON_STRICT, "{s:s, s:I, s:o, s:o}", "volume", &name, "epoch",
-                       &epoch, "primary", &image, "listen", &listen) != 0) {
+    if (json_unpack_ex(arguments, &error, JSON_STRICT, "{s:s, s:I, s:o, s:o}", "volume", &name,
+                       "epoch", &epoch, "primary", &image, "listen", &listen) != 0) {
         usage(call, &error);
         return;
     }
@@ -165,10 +167,9 @@ static void mirror_event(void *user, enum bmig_mirror_state state)
     bmig_mirror_stats(worker->volume, &stats);
     bmig_log(BMIG_LOG_NOTICE, "mirror: %s%s%s", bmig_mirror_state_name(state),
              stats.error ? ": " : "", stats.error ? stats.error_text : "");
-    bmig_control_event(worker->control,
-                       json_pack("{s:s, s:s, s:i, s:s}", "event", "mirror", "state",
-                                 bmig_mirror_state_name(state), "error", -stats.error, "message",
-                                 stats.error_text));
+    bmig_control_event(worker->control, json_pack("{s:s, s:s, s:i, s:s}", "event", "mirror",
+                                                  "state", bmig_mirror_state_name(state), "error",
+                                                  -stats.error, "message", stats.error_text));
 }
 
 static int mirror_options(json_t *arguments, json_t **image, struct bmig_mirror_options *options,
@@ -177,9 +178,9 @@ static int mirror_options(json_t *arguments, json_t **image, struct bmig_mirror_
     json_int_t bandwidth = 0, max_latency_us = 0, leg_timeout_ms = 0;
     int verify = 1, paused = 0;
     int status = json_unpack_ex(arguments, error, JSON_STRICT, "{s:o, s?I, s?I, s?I, s?b, s?b}",
-                                "target", image, "bandwidth_bytes_per_s", &bandwidth, "max_latency_us",
-                                &max_latency_us, "leg_timeout_ms", &leg_timeout_ms, "verify", &verify,
-                                "paused", &paused);
+                                "target", image, "bandwidth_bytes_per_s", &bandwidth,
+                                "max_latency_us", &max_latency_us, "leg_timeout_ms",
+                                &leg_timeout_ms, "verify", &verify, "paused", &paused);
     *options = (struct bmig_mirror_options){
         .bandwidth_bytes_per_s = (uint64_t)bandwidth,
         .max_latency_ns = (uint64_t)max_latency_us * 1000,
@@ -237,7 +238,8 @@ static void verb_mirror_start(struct bmig_worker *worker, struct bmig_control_ca
         return;
     }
     if (worker->secondary || worker->attaching || worker->detaching || worker->stopping) {
-        refuse(call, BMIG_REFUSED, EBUSY, "the volume has a second replica, or is getting or losing one");
+        refuse(call, BMIG_REFUSED, EBUSY,
+               "the volume has a second replica, or is getting or losing one");
         return;
     }
     worker->secondary = bmig_replica_new(image, &err);
@@ -307,7 +309,8 @@ static void verb_mirror_stop(struct bmig_worker *worker, struct bmig_control_cal
     }
     if (worker->attaching || worker->detaching || worker->waiting_call ||
         bmig_mirror_stop(worker->volume, mirror_stopped, worker) != 0) {
-        refuse(call, BMIG_REFUSED, EBUSY, "the second replica is being attached, switched or dropped");
+        refuse(call, BMIG_REFUSED, EBUSY,
+               "the second replica is being attached, switched or dropped");
         return;
     }
     worker->detaching = true;
@@ -341,9 +344,9 @@ static enum bmig_mirror_state state_of(struct bmig_worker *worker)
 static void verb_switch_prepare(struct bmig_worker *worker, struct bmig_control_call *call,
                                 json_t *arguments)
 {
-    if (worker->waiting_call ||
-        bmig_mirror_switch_prepare(worker->volume, prepared, worker) != 0) {
-        refuse(call, BMIG_REFUSED, EBUSY, "a switch needs both replicas in sync and no other under way");
+    if (worker->waiting_call || bmig_mirror_switch_prepare(worker->volume, prepared, worker) != 0) {
+        refuse(call, BMIG_REFUSED, EBUSY,
+               "a switch needs both replicas in sync and no other under way");
         return;
     }
     worker->waiting_call = call;
@@ -452,7 +455,8 @@ static void server_stopped(void *user)
     if (state_of(worker) == BMIG_MIRROR_SWITCHING && !worker->waiting_call)
         bmig_mirror_switch_abort(worker->volume);
     if (bmig_mirror_stop(worker->volume, stop_mirror_stopped, worker) != 0)
-        bmig_loop_stop(worker->loop); /* a switch is being prepared: whoever asked for it asks the record */
+        bmig_loop_stop(
+            worker->loop); /* a switch is being prepared: whoever asked for it asks the record */
 }
 
 static void begin_stop(struct bmig_worker *worker, struct bmig_control_call *call)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What the files of the worker share: worker.c (life and verbs), worker_replica.c (images opened and closed beside the
- * loop), worker_stat.c (what it says of itself).
+ * What the files of the worker share: worker.c (life and verbs), worker_replica.c (images opened
+ * and closed beside the loop), worker_stat.c (what it says of itself).
  */
 #ifndef BLOCKMIG_WORKER_WORKER_INTERNAL_H
 #define BLOCKMIG_WORKER_WORKER_INTERNAL_H
@@ -56,9 +56,9 @@ struct bmig_worker {
 struct bmig_replica *bmig_replica_new(json_t *image, struct bmig_error *err);
 void bmig_replica_free(struct bmig_replica *replica); /* not open; NULL is fine */
 
-/* Opens replica read-write and exclusively on a helper thread, attaches it to the loop, then calls work->done with
- * work->status and work->error set. work is malloc'd, filled by the caller but for status, error and work.work, and
- * freed by its done. */
+/* Opens replica read-write and exclusively on a helper thread, attaches it to the loop, then calls
+ * work->done with work->status and work->error set. work is malloc'd, filled by the caller but for
+ * status, error and work.work, and freed by its done. */
 void bmig_replica_open(struct bmig_replica_work *work);
 
 /* Detaches work->replica's disk, closes it on a helper thread, then calls work->done. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Replicas: images opened and closed on a helper thread, so that a slow server never stops the guest's loop.
+ * Replicas: images opened and closed on a helper thread, so that a slow server never stops the
+ * guest's loop.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -20,8 +21,8 @@ struct bmig_replica *bmig_replica_new(json_t *image, struct bmig_error *err)
     const char *uri = NULL, *format = NULL, *filters = NULL, *secret = NULL;
     int known_zero = 0;
     json_error_t error;
-    if (json_unpack_ex(image, &error, JSON_STRICT, "{s:s, s?s, s?s, s?s, s?b}", "uri", &uri, "format",
-                       &format, "filters", &filters, "secret", &secret, "known_zero",
+    if (json_unpack_ex(image, &error, JSON_STRICT, "{s:s, s?s, s?s, s?s, s?b}", "uri", &uri,
+                       "format", &format, "filters", &filters, "secret", &secret, "known_zero",
                        &known_zero) != 0) {
         bmig_error_set(err, BMIG_USAGE, EINVAL, "an image is {uri, format, ...}: %s", error.text);
         return NULL;

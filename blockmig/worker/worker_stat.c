@@ -40,8 +40,8 @@ static json_t *guest_json(const struct bmig_volume *volume)
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "reads",
                      (json_int_t)stats.reads, "writes", (json_int_t)stats.writes, "read_bytes",
                      (json_int_t)stats.read_bytes, "write_bytes", (json_int_t)stats.write_bytes,
-                     "flushes", (json_int_t)stats.flushes, "errors", (json_int_t)stats.errors, "p50_us",
-                     us(bmig_histogram_percentile(latency, 0.5)), "p99_us",
+                     "flushes", (json_int_t)stats.flushes, "errors", (json_int_t)stats.errors,
+                     "p50_us", us(bmig_histogram_percentile(latency, 0.5)), "p99_us",
                      us(bmig_histogram_percentile(latency, 0.99)), "p999_us",
                      us(bmig_histogram_percentile(latency, 0.999)), "max_us", us(latency->max_ns));
 }
@@ -55,9 +55,10 @@ static json_t *mirror_json(struct bmig_volume *volume)
 {
     struct bmig_mirror_stats stats;
     bmig_mirror_stats(volume, &stats);
-    json_t *object = json_pack("{s:s, s:b, s:b, s:i, s:s}", "state",
-                               bmig_mirror_state_name(stats.state), "paused", stats.paused, "verified",
-                               stats.verified, "error", -stats.error, "error_text", stats.error_text);
+    json_t *object =
+        json_pack("{s:s, s:b, s:b, s:i, s:s}", "state", bmig_mirror_state_name(stats.state),
+                  "paused", stats.paused, "verified", stats.verified, "error", -stats.error,
+                  "error_text", stats.error_text);
     put(object, "bytes_total", stats.bytes_total);
     put(object, "bytes_done", stats.bytes_done);
     put(object, "bytes_copied", stats.bytes_copied);
@@ -97,8 +98,8 @@ json_t *bmig_worker_stat(struct bmig_worker *worker)
         volume ? bmig_volume_name(volume) : NULL, "epoch",
         (json_int_t)(volume ? bmig_volume_epoch(volume) : 0), "size_bytes", (json_int_t)size_bytes,
         "primary", replica_json(worker->primary), "secondary", replica_json(worker->secondary),
-        "clients", worker->server ? (int)bmig_nbd_server_clients(worker->server) : 0, "memory_bytes",
-        (json_int_t)resident_bytes(), "memory_bound_bytes",
+        "clients", worker->server ? (int)bmig_nbd_server_clients(worker->server) : 0,
+        "memory_bytes", (json_int_t)resident_bytes(), "memory_bound_bytes",
         (json_int_t)((UINT64_C(64) << 20) + 2 * ((size_bytes >> shift) + 1)), "region_bytes",
         (json_int_t)(UINT64_C(1) << shift), "loop", bmig_loop_name(worker->loop), "listen", listen);
     if (volume) {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The engine against a history of every block: seeded random guests, moves, faults and switches on simulated disks.
+ * The engine against a history of every block: seeded random guests, moves, faults and switches on
+ * simulated disks.
  *
- * Each write carries its number in every block. A read may return, for a block, no write older than the newest that
- * had been answered when the read began, nor older than what an earlier read returned, nor one not yet submitted. After
- * each move both replicas are read beside the engine and must be equal.
+ * Each write carries its number in every block. A read may return, for a block, no write older than
+ * the newest that had been answered when the read began, nor older than what an earlier read
+ * returned, nor one not yet submitted. After each move both replicas are read beside the engine and
+ * must be equal.
  *
  * HISTORY_SEEDS=N and HISTORY_FIRST=S change how many runs there are and where they begin.
  */
@@ -15,7 +17,7 @@
 #include <string.h>
 
 #include "tests/unit/disk_helper.h"
-#include "tests/unit/rig.h"
+#include "tests/unit/engine_rig.h"
 
 enum { BLOCK = 4096, BLOCKS = 512, DEPTH = 12, LONGEST = 24, LOG = 64 };
 
@@ -41,7 +43,7 @@ struct slot {
 };
 
 struct guest {
-    struct rig *rig;
+    struct engine_rig *rig;
     uint64_t seed, random;
     uint64_t number;
     struct block blocks[BLOCKS];
@@ -62,7 +64,8 @@ static void log_write(struct guest *guest, uint64_t block, uint64_t number, bool
     b->log[b->logged++ % LOG] = (struct entry){.number = number, .zero = zero};
 }
 
-/* The oldest logged write of the content that a read gave and that is not before floor, or UINT64_MAX. */
+/* The oldest logged write of the content that a read gave and that is not before floor, or
+ * UINT64_MAX. */
 static uint64_t identify(const struct block *block, uint64_t content, uint64_t floor)
 {
     uint64_t best = UINT64_MAX;
@@ -113,15 +116,17 @@ static enum bmig_mirror_state state_of(struct guest *guest)
 
 static void answered(struct bmig_volume_request *request, int status)
 {
-    struct slot *slot = RIG_OFFSET(struct slot, request, request);
+    struct slot *slot = ENGINE_RIG_OFFSET(struct slot, request, request);
     struct guest *guest = slot->guest;
     ck_assert(slot->busy);
     slot->busy = false;
     guest->busy--;
-    ck_assert_msg(status == 0 || guest->failures_expected, "seed %llu: the guest got error %d for op %d at %llu, mirror %s, primary is disk %d",
-                  (unsigned long long)guest->seed, status, (int)request->op,
-                  (unsigned long long)request->offset, bmig_mirror_state_name(state_of(guest)),
-                  bmig_volume_primary(guest->rig->volume) == guest->rig->disks[1]);
+    ck_assert_msg(
+        status == 0 || guest->failures_expected,
+        "seed %llu: the guest got error %d for op %d at %llu, mirror %s, primary is disk %d",
+        (unsigned long long)guest->seed, status, (int)request->op,
+        (unsigned long long)request->offset, bmig_mirror_state_name(state_of(guest)),
+        bmig_volume_primary(guest->rig->volume) == guest->rig->disks[1]);
     if (status == 0 && request->op == BMIG_READ) {
         check_read(slot);
     } else if (status == 0 && request->op != BMIG_FLUSH) {
@@ -238,17 +243,18 @@ static struct bmig_disk *secondary(struct guest *guest)
     return bmig_mirror_secondary(guest->rig->volume);
 }
 
-/* A switch with the guest at work, decided either way; legs of either replica may fail while it is in doubt. */
+/* A switch with the guest at work, decided either way; legs of either replica may fail while it is
+ * in doubt. */
 static void one_switch(struct guest *guest, uint64_t *epoch)
 {
-    struct rig *rig = guest->rig;
+    struct engine_rig *rig = guest->rig;
     int status = -EAGAIN;
     do {
         until_synced(guest);
         work(guest, (unsigned)below(guest, 30));
         if (state_of(guest) != BMIG_MIRROR_SYNCED)
             continue;
-        status = rig_prepare(rig);
+        status = engine_rig_prepare(rig);
     } while (status != 0);
     bool commit = below(guest, 3);
     unsigned faults = (unsigned)below(guest, 3);
@@ -272,16 +278,16 @@ static void one_switch(struct guest *guest, uint64_t *epoch)
 
 static void one_run(uint64_t seed)
 {
-    struct rig rig;
+    struct engine_rig rig;
     struct guest *guest = calloc(1, sizeof(*guest));
     uint64_t epoch = 1;
     guest->seed = guest->random = seed;
     guest->rig = &rig;
-    rig_init(&rig, BLOCKS * BLOCK);
+    engine_rig_init(&rig, BLOCKS * BLOCK);
     some_delays(guest, rig.disks[0]);
     some_delays(guest, rig.disks[1]);
     work(guest, 50);
-    rig_mirror(&rig, true, below(guest, 2));
+    engine_rig_mirror(&rig, true, below(guest, 2));
     if (below(guest, 2))
         some_faults(guest, rig.disks[1], BMIG_OPS_ALL);
     for (unsigned i = 0; i < 3; i++) {
@@ -290,15 +296,16 @@ static void one_run(uint64_t seed)
     }
     until_synced(guest);
     drain(guest);
-    rig_until(&rig, BMIG_MIRROR_SYNCED);
+    engine_rig_until(&rig, BMIG_MIRROR_SYNCED);
     ck_assert_uint_eq(bmig_volume_epoch(rig.volume), epoch);
     struct bmig_disk *primary = bmig_volume_primary(rig.volume);
-    ck_assert_msg(rig_equal(&rig), "seed %llu: the replicas differ", (unsigned long long)seed);
-    rig_stop(&rig);
+    ck_assert_msg(engine_rig_equal(&rig), "seed %llu: the replicas differ",
+                  (unsigned long long)seed);
+    engine_rig_stop(&rig);
     ck_assert_ptr_eq(bmig_volume_primary(rig.volume), primary);
     work(guest, 50);
     drain(guest);
-    rig_fini(&rig);
+    engine_rig_fini(&rig);
     free(guest);
 }
 

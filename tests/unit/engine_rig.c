@@ -2,7 +2,7 @@
  *
  * The rig: simulated disks, a virtual clock, and calls that wait.
  */
-#include "tests/unit/rig.h"
+#include "tests/unit/engine_rig.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -13,7 +13,7 @@
 
 enum { PIECE = 1 << 16 };
 
-void rig_init(struct rig *rig, uint64_t size_bytes)
+void engine_rig_init(struct engine_rig *rig, uint64_t size_bytes)
 {
     struct bmig_error err = {0};
     struct bmig_open_options options = {.writable = true};
@@ -24,14 +24,14 @@ void rig_init(struct rig *rig, uint64_t size_bytes)
     ck_assert_int_eq(bmig_pool_new(&rig->pool, rig->loop, 32 << 20), 0);
     for (int i = 0; i < 2; i++)
         rig->disks[i] = test_open(rig->loop, uri, "record: faults: delay:", &options);
-    ck_assert_int_eq(bmig_volume_new(&rig->volume, rig->loop, rig->pool, rig->disks[0], "test", 1, &err),
-                     0);
+    ck_assert_int_eq(
+        bmig_volume_new(&rig->volume, rig->loop, rig->pool, rig->disks[0], "test", 1, &err), 0);
 }
 
-void rig_fini(struct rig *rig)
+void engine_rig_fini(struct engine_rig *rig)
 {
     if (bmig_mirror_secondary(rig->volume))
-        rig_stop(rig);
+        engine_rig_stop(rig);
     bmig_volume_free(rig->volume);
     for (int i = 0; i < 2; i++)
         test_close(rig->disks[i]);
@@ -41,12 +41,12 @@ void rig_fini(struct rig *rig)
 
 static void on_event(void *user, enum bmig_mirror_state state)
 {
-    struct rig *rig = user;
+    struct engine_rig *rig = user;
     if (rig->event_count < 64)
         rig->events[rig->event_count++] = state;
 }
 
-void rig_mirror(struct rig *rig, bool known_zero, bool verify)
+void engine_rig_mirror(struct engine_rig *rig, bool known_zero, bool verify)
 {
     struct bmig_error err = {0};
     struct bmig_mirror_options options = {.verify = verify};
@@ -55,14 +55,14 @@ void rig_mirror(struct rig *rig, bool known_zero, bool verify)
     ck_assert_msg(status == 0, "%s", err.message);
 }
 
-static enum bmig_mirror_state state_of(struct rig *rig)
+static enum bmig_mirror_state state_of(struct engine_rig *rig)
 {
     struct bmig_mirror_stats stats;
     bmig_mirror_stats(rig->volume, &stats);
     return stats.state;
 }
 
-void rig_until(struct rig *rig, enum bmig_mirror_state state)
+void engine_rig_until(struct engine_rig *rig, enum bmig_mirror_state state)
 {
     uint64_t end_ns = bmig_loop_now_ns(rig->loop) + UINT64_C(3600000000000);
     while (state_of(rig) != state) {
@@ -76,7 +76,7 @@ static void fired(struct bmig_timer *timer)
 {
 }
 
-void rig_run_for(struct rig *rig, uint64_t ns)
+void engine_rig_run_for(struct engine_rig *rig, uint64_t ns)
 {
     struct bmig_timer timer = {.fire = fired};
     bmig_timer_start(rig->loop, &timer, ns);
@@ -86,10 +86,10 @@ void rig_run_for(struct rig *rig, uint64_t ns)
 
 static void on_stopped(void *user)
 {
-    ((struct rig *)user)->stopped = true;
+    ((struct engine_rig *)user)->stopped = true;
 }
 
-void rig_stop(struct rig *rig)
+void engine_rig_stop(struct engine_rig *rig)
 {
     rig->stopped = false;
     ck_assert_int_eq(bmig_mirror_stop(rig->volume, on_stopped, rig), 0);
@@ -98,12 +98,12 @@ void rig_stop(struct rig *rig)
 
 static void on_prepared(void *user, int status)
 {
-    struct rig *rig = user;
+    struct engine_rig *rig = user;
     rig->prepared = true;
     rig->prepare_status = status;
 }
 
-int rig_prepare(struct rig *rig)
+int engine_rig_prepare(struct engine_rig *rig)
 {
     rig->prepared = false;
     int status = bmig_mirror_switch_prepare(rig->volume, on_prepared, rig);
@@ -113,22 +113,23 @@ int rig_prepare(struct rig *rig)
     return rig->prepare_status;
 }
 
-void rig_switch(struct rig *rig, uint64_t epoch)
+void engine_rig_switch(struct engine_rig *rig, uint64_t epoch)
 {
-    ck_assert_int_eq(rig_prepare(rig), 0);
+    ck_assert_int_eq(engine_rig_prepare(rig), 0);
     bmig_mirror_switch_commit(rig->volume, epoch);
 }
 
 static void request_done(struct bmig_volume_request *inner, int status)
 {
-    struct rig_request *request = RIG_OFFSET(struct rig_request, request, inner);
+    struct engine_rig_request *request =
+        ENGINE_RIG_OFFSET(struct engine_rig_request, request, inner);
     ck_assert(!request->ended);
     request->ended = true;
     request->status = status;
 }
 
-void rig_submit(struct rig *rig, struct rig_request *request, enum bmig_op op, uint64_t offset,
-                uint64_t length, uint8_t fill)
+void engine_rig_submit(struct engine_rig *rig, struct engine_rig_request *request, enum bmig_op op,
+                       uint64_t offset, uint64_t length, uint8_t fill)
 {
     memset(request, 0, sizeof(*request));
     request->request.op = op;
@@ -145,7 +146,7 @@ void rig_submit(struct rig *rig, struct rig_request *request, enum bmig_op op, u
     ck_assert(!request->ended);
 }
 
-int rig_wait(struct rig *rig, struct rig_request *request, uint8_t *out)
+int engine_rig_wait(struct engine_rig *rig, struct engine_rig_request *request, uint8_t *out)
 {
     test_until(rig->loop, &request->ended);
     if (out)
@@ -155,15 +156,16 @@ int rig_wait(struct rig *rig, struct rig_request *request, uint8_t *out)
     return request->status;
 }
 
-int rig_do(struct rig *rig, enum bmig_op op, uint64_t offset, uint64_t length, uint8_t fill,
-           uint8_t *out)
+int engine_rig_do(struct engine_rig *rig, enum bmig_op op, uint64_t offset, uint64_t length,
+                  uint8_t fill, uint8_t *out)
 {
-    struct rig_request request;
-    rig_submit(rig, &request, op, offset, length, fill);
-    return rig_wait(rig, &request, out);
+    struct engine_rig_request request;
+    engine_rig_submit(rig, &request, op, offset, length, fill);
+    return engine_rig_wait(rig, &request, out);
 }
 
-void rig_fill(struct rig *rig, struct bmig_disk *disk, uint64_t offset, uint64_t length, uint64_t seed)
+void engine_rig_fill(struct engine_rig *rig, struct bmig_disk *disk, uint64_t offset,
+                     uint64_t length, uint64_t seed)
 {
     uint8_t *data = malloc(PIECE);
     for (uint64_t at = 0; at < length; at += PIECE) {
@@ -177,7 +179,7 @@ void rig_fill(struct rig *rig, struct bmig_disk *disk, uint64_t offset, uint64_t
     free(data);
 }
 
-bool rig_equal(struct rig *rig)
+bool engine_rig_equal(struct engine_rig *rig)
 {
     uint8_t *a = malloc(PIECE), *b = malloc(PIECE);
     bool equal = true;
