@@ -252,6 +252,18 @@ static void find_caps(struct bmig_disk *disk, struct bmig_local *local, const st
 
 /* ---- open ---- */
 
+/* The kernel lets a device that is set read-only be opened for writing, and fails the writes. */
+static int check_writable_device(int fd, const struct stat *st, const char *path,
+                                 struct bmig_error *err)
+{
+    int read_only = 0;
+    char shown[BMIG_LOCAL_SHOW_BYTES];
+    if (S_ISBLK(st->st_mode) && ioctl(fd, BLKROGET, &read_only) == 0 && read_only)
+        return bmig_error_set(err, BMIG_DENIED, EROFS, "'%s': the device is read-only",
+                              bmig_local_show(shown, path));
+    return 0;
+}
+
 static int open_path(const char *path, const struct bmig_open_options *options, struct stat *st,
                      struct bmig_error *err)
 {
@@ -273,6 +285,8 @@ static int open_path(const char *path, const struct bmig_open_options *options, 
                                   options->writable ? "opened for writing" : "opened");
     status = fstat(fd, st) < 0 ? bmig_local_explain(err, errno, path, "opened")
                                : bmig_local_check_kind(st, path, err);
+    if (status == 0 && options->writable)
+        status = check_writable_device(fd, st, path, err);
     if (status < 0) {
         close(fd);
         return status;

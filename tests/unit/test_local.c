@@ -504,6 +504,28 @@ START_TEST(unreadable_image_is_denied)
 }
 END_TEST
 
+START_TEST(immutable_image_is_denied_for_writing_and_kept)
+{
+    char command[256];
+    make(4096);
+    snprintf(command, sizeof(command), "chattr +i '%s' 2>/dev/null", image);
+    if (system(command) != 0) {
+        fprintf(stderr, "test_local: no immutable files here: not tried\n");
+        return;
+    }
+    struct bmig_error err = {0};
+    struct bmig_image_spec spec = {.uri = image, .format = "raw"};
+    refused(image, &writing, BMIG_DENIED, "immutable");
+    ck_assert_int_lt(bmig_image_remove(&spec, &writing, &err), 0);
+    ck_assert_int_eq(err.kind, BMIG_DENIED);
+    struct bmig_disk *disk = test_open(loop, image, NULL, &watching);
+    test_close(disk);
+    snprintf(command, sizeof(command), "chattr -i '%s'", image);
+    ck_assert_int_eq(system(command), 0);
+    ck_assert_int_eq(access(image, F_OK), 0);
+}
+END_TEST
+
 /* ---- a file system of its own: full, read-only, without ZERO_RANGE ---- */
 
 static bool mount_small(void)
@@ -610,6 +632,7 @@ int main(void)
     tcase_add_test(tcase, remove_takes_files_only);
     tcase_add_test(tcase, two_names_of_one_image_have_one_identity);
     tcase_add_test(tcase, unreadable_image_is_denied);
+    tcase_add_test(tcase, immutable_image_is_denied_for_writing_and_kept);
     tcase_add_test(tcase, full_file_system_is_enospc_and_room_helps);
     tcase_add_test(tcase, file_system_without_zero_range_serves_all_the_same);
     tcase_add_test(tcase, read_only_file_system_is_denied_for_writing);

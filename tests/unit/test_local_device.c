@@ -6,6 +6,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,8 +44,9 @@ static bool attach(int control, int file, uint32_t sector_bytes)
         device_fd = number < 0 ? -1 : open(device, O_RDWR | O_CLOEXEC);
         if (device_fd < 0)
             return false;
+        int off = 0; /* a device stays read-only beyond its use */
         if (ioctl(device_fd, LOOP_CONFIGURE, &config) == 0)
-            return true;
+            return ioctl(device_fd, BLKROSET, &off) == 0;
         close(device_fd);
     }
     return false;
@@ -166,6 +168,25 @@ START_TEST(device_is_fixed_and_known_by_its_number)
 }
 END_TEST
 
+START_TEST(read_only_device_is_denied_for_writing)
+{
+    if (!make_device(512))
+        return;
+    struct bmig_disk *disk = NULL;
+    struct bmig_error err = {0};
+    struct bmig_image_spec spec = {.uri = device, .format = "raw"};
+    int on = 1, off = 0;
+    ck_assert_int_eq(ioctl(device_fd, BLKROSET, &on), 0);
+    ck_assert_int_eq(bmig_image_open(&disk, &spec, &owning, &err), -EROFS);
+    ck_assert_int_eq(err.kind, BMIG_DENIED);
+    ck_assert_ptr_nonnull(strstr(err.message, "the device is read-only"));
+    disk = test_open(loop, device, NULL, &reading);
+    ck_assert_int_eq(test_run(disk, BMIG_READ, 0, 4096, buffer, 0), 0);
+    test_close(disk);
+    ck_assert_int_eq(ioctl(device_fd, BLKROSET, &off), 0);
+}
+END_TEST
+
 START_TEST(device_in_use_is_denied_and_its_user_named)
 {
     if (!make_device(512))
@@ -205,6 +226,7 @@ int main(void)
     tcase_add_test(tcase, device_matches_a_model_through_the_page_cache);
     tcase_add_test(tcase, zero_and_discard_reach_the_device);
     tcase_add_test(tcase, device_is_fixed_and_known_by_its_number);
+    tcase_add_test(tcase, read_only_device_is_denied_for_writing);
     tcase_add_test(tcase, device_in_use_is_denied_and_its_user_named);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
