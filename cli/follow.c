@@ -51,8 +51,8 @@ int bmig_job_outcome(const json_t *job, struct bmig_error *err)
                               why ? why : "");
     if (strcmp(state, "cancelled") == 0)
         return bmig_error_set(err, BMIG_CANCELLED, code ? code : ECANCELED,
-                              "job %" PRIu64 " was cancelled%s%s; the volume is where it was", id,
-                              colon, why ? why : "");
+                              "job %" PRIu64 " was cancelled%s%s", id,
+                              *colon ? colon : "; the volume is where it was", why ? why : "");
     return 0;
 }
 

@@ -233,6 +233,13 @@ static char *join_strings(const json_t *array)
     return joined;
 }
 
+/* "guest_p99_us", "guest_p99_us_before" */
+static bool ends_in_us(const char *key)
+{
+    const char *unit = strstr(key, "_us");
+    return unit && (unit[3] == '\0' || unit[3] == '_');
+}
+
 static void put_field(FILE *out, const char *key, const json_t *value)
 {
     char size[32];
@@ -247,12 +254,16 @@ static void put_field(FILE *out, const char *key, const json_t *value)
         bmig_output_size(size, sizeof(size), (uint64_t)json_integer_value(value));
         if (asprintf(&text, "%" JSON_INTEGER_FORMAT " (%s)", json_integer_value(value), size) < 0)
             text = NULL;
+    } else if (json_is_integer(value) && ends_in_us(key) && json_integer_value(value) >= 1000) {
+        bmig_output_us(size, sizeof(size), (uint64_t)json_integer_value(value));
+        if (asprintf(&text, "%" JSON_INTEGER_FORMAT " (%s)", json_integer_value(value), size) < 0)
+            text = NULL;
     } else if (json_is_null(value)) {
         text = strdup("-");
     } else {
         text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
     }
-    fprintf(out, "%-28s %s\n", key, text ? text : "");
+    fprintf(out, "%-30s %s\n", key, text ? text : "");
     free(text);
 }
 

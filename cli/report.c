@@ -62,12 +62,8 @@ static void put_head(const json_t *job)
     char *source = bmig_output_clean(bmig_json_text(job, "source", "?"));
     char *target = bmig_output_clean(bmig_json_text(job, "target", "?"));
     put_time(job, time, sizeof(time));
-    if (json_is_false(json_object_get(job, "switched")))
-        printf("job %" PRIu64 " done%s: rolled back to %s\n", bmig_json_u64(job, "id", 0), time,
-               source ? source : "?");
-    else
-        printf("job %" PRIu64 " done%s: %s -> %s\n", bmig_json_u64(job, "id", 0), time,
-               source ? source : "?", target ? target : "?");
+    printf("job %" PRIu64 " done%s: %s -> %s\n", bmig_json_u64(job, "id", 0), time,
+           source ? source : "?", target ? target : "?");
     free(source);
     free(target);
 }

@@ -177,19 +177,18 @@ for end in failed:1 cancelled:4; do
     jq -e '.error.message | contains("the disk is gone")' "$T/err" >/dev/null || fail "$(cat "$T/err")"
 done
 
-# ---- what there is to do is said once; what was rolled back is not called moved
+# ---- what there is to do is said once
 answer_script "GET /v1/events?job=7" "cat <<'E'
 $(event 7 paused ',"options":{"hold":true},"error":{"kind":"failed","code":28,"message":"no room at b"}' | sed 's/"error":null,//')
 $(event 7 synced ',"options":{"hold":true}')
 $(event 7 synced ',"options":{"hold":true},"eta_s":1')
 $(event 7 undo-window)
-$(event 7 done | sed 's/"switched":true/"switched":false/')
+$(event 7 done)
 E"
 run 0 watch 7
 contains "$T/err" "^job 7 is paused: no room at b"
 [ "$(grep -c "held: 'blockmig switch 7'" "$T/err")" = 1 ] || fail "not said once: $(cat "$T/err")"
 contains "$T/err" "'blockmig rollback 7' goes back, 'blockmig commit 7'"
-contains "$T/out" "^job 7 done in 61.5 s: rolled back to a:v.raw"
 
 # ---- a job that has ended before anybody listens, and a stream that says nothing of its end
 answer "GET /v1/jobs/9" 200 "$(job 9 done)"
