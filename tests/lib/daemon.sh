@@ -4,6 +4,7 @@
 #
 #   daemon_start         starts it and waits until it answers; sets BM (the CLI with its root), DAEMON_PID.
 #                        It and its workers are ended at exit
+#   bm WORDS             the CLI, silent unless it fails; then the test fails
 #   daemon_end           ends it and its workers now
 #   job_field JOB FIELD  prints a field of a job, nothing where it is null
 #   job_until JOB SECONDS STATE...   until the job is in one of the states; sets STATE. Fails where it ends
@@ -52,4 +53,9 @@ job_until() {
     done
     echo "job $job is '$STATE', not '$*': $(job_field "$job" error)" >&2
     return 1
+}
+
+# The CLI, silent unless it fails.
+bm() {
+    "${BM[@]}" "$@" >"$T/bm.out" 2>&1 || fail "blockmig $*: $(cat "$T/bm.out")"
 }
