@@ -50,14 +50,19 @@ const char *bmig_loop_name(const struct bmig_loop *loop);
 void bmig_loop_run(struct bmig_loop *loop);
 
 /* One iteration: waits at most timeout_ns (0 polls, UINT64_MAX waits) for something to do, and does all
- * that is ready. Returns whether any callback ran. Not from inside a callback (asserted). */
+ * that is ready. Returns whether any callback ran. Not from inside a callback (asserted).
+ * Virtual: where nothing is ready, the clock jumps to the next timer or by timeout_ns, whichever is less;
+ * with UINT64_MAX and no timer it waits for io and watches in real time, and where there are none of
+ * these either it returns false at once, so `while (bmig_loop_step(loop, UINT64_MAX));` runs a test to
+ * its end. */
 bool bmig_loop_step(struct bmig_loop *loop, uint64_t timeout_ns);
 
 /* Any thread, or a signal handler: makes bmig_loop_run return after its iteration. */
 void bmig_loop_stop(struct bmig_loop *loop);
 
 /* Monotonic nanoseconds (CLOCK_MONOTONIC; virtual: since the loop was made) at the start of this
- * iteration's callbacks. */
+ * iteration's callbacks; outside of an iteration the clock itself, so that what is started after a long
+ * pause does not count from before it. */
 uint64_t bmig_loop_now_ns(const struct bmig_loop *loop);
 
 /* ---- tasks: run soon ---- */
