@@ -298,6 +298,34 @@ START_TEST(a_bad_descriptor_is_an_error_of_start)
 }
 END_TEST
 
+/* epoll takes no regular files, and says so at start; where it is asked only later, the watch hears
+ * of it. */
+START_TEST(what_the_kernel_will_not_watch_is_told_and_not_forgotten)
+{
+    struct bmig_loop *loop = make_loop(_i);
+    struct counted_watch watch = {.watch.ready = count_watch};
+    FILE *file = tmpfile();
+    int ret = bmig_watch_start(loop, &watch.watch, fileno(file), BMIG_WATCH_READ);
+    ck_assert_int_eq(ret, _i == BMIG_LOOP_URING ? 0 : -EPERM);
+    bmig_watch_stop(&watch.watch);
+    start(loop, &watch, fileno(file), 0);
+    settle(loop);
+    ck_assert_int_eq(watch.calls, 0);
+    bmig_watch_set(&watch.watch, BMIG_WATCH_READ);
+    for (int i = 1; i <= 3; i++) {
+        bmig_loop_step(loop, UINT64_MAX);
+        ck_assert_int_eq(watch.calls, i);
+        ck_assert_int_eq(watch.revents, _i == BMIG_LOOP_URING ? POLLIN : POLLERR);
+    }
+    bmig_watch_set(&watch.watch, 0);
+    settle(loop);
+    ck_assert_int_eq(watch.calls, 3);
+    bmig_watch_stop(&watch.watch);
+    fclose(file);
+    bmig_loop_free(loop);
+}
+END_TEST
+
 /* ---- against poll(2) ---- */
 
 enum { FDS = 12 };
@@ -447,6 +475,8 @@ int main(void)
     tcase_add_loop_test(tcase, stop_then_close_lets_the_peer_see_the_end, first, end);
     tcase_add_loop_test(tcase, free_right_after_stop_lets_the_peer_see_the_end, first, end);
     tcase_add_loop_test(tcase, a_bad_descriptor_is_an_error_of_start, first, end);
+    tcase_add_loop_test(tcase, what_the_kernel_will_not_watch_is_told_and_not_forgotten, first,
+                        end);
     tcase_add_loop_test(tcase, random_watches_are_called_for_what_poll_says, 0, 4 * KINDS_END);
     suite_add_tcase(suite, tcase);
     return run_all(suite);
