@@ -165,9 +165,9 @@ struct bmig_iscsi_session {
     struct bmig_watch watch;
     bool watching;
     const char *lost; /* why; noticed inside a callback of the library, acted on outside of it */
-    bool pinged;
     unsigned under_way;
     uint64_t heard_ns;
+    uint64_t pinged_ns; /* when it was asked whether it is there; 0: it has said something since */
     struct bmig_iscsi_list ops;
 };
 
@@ -194,6 +194,7 @@ struct bmig_iscsi {
     struct bmig_timer backoff; /* until the next login */
     struct bmig_task kick;
     struct bmig_iscsi_relogin *relogin;
+    uint64_t tick_due_ns;
     uint64_t down_since_ns;
     uint64_t backoff_ns;
     uint64_t lost_count;

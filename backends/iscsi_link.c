@@ -237,7 +237,7 @@ static void drop_session(struct bmig_iscsi *link, struct bmig_iscsi_session *ses
     }
     session->under_way = 0;
     session->lost = NULL;
-    session->pinged = false;
+    session->pinged_ns = 0;
 }
 
 static void lose(struct bmig_iscsi *link, const char *why)
@@ -269,7 +269,7 @@ static void on_ready(struct bmig_watch *watch, int revents)
     } else {
         if (revents & BMIG_WATCH_READ) {
             session->heard_ns = now_ns(link);
-            session->pinged = false;
+            session->pinged_ns = 0;
         }
         pump(link);
     }
@@ -301,6 +301,7 @@ static int begin_session(struct bmig_iscsi *link, unsigned index, struct iscsi_c
     struct bmig_iscsi_session *session = &link->sessions[index];
     session->context = context;
     session->heard_ns = now_ns(link);
+    session->pinged_ns = 0;
     session->watch.ready = on_ready;
     int rc = bmig_watch_start(link->disk->loop, &session->watch, iscsi_get_fd(context),
                               iscsi_which_events(context));
@@ -373,16 +374,16 @@ static void on_backoff(struct bmig_timer *timer)
 
 /* ---- time ---- */
 
-/* A session that has said nothing for a quarter of the time-out is asked, and lost after a half. */
+/* A session that has said nothing for a quarter of the time-out is asked, and lost if it says
+ * nothing for another quarter. */
 static const char *listen_to(struct bmig_iscsi_session *session, uint64_t now, uint64_t timeout)
 {
-    uint64_t silence = now - session->heard_ns;
-    if (silence >= timeout / 2 && session->pinged)
+    if (session->pinged_ns && now - session->pinged_ns >= timeout / 4)
         return "the target is silent";
-    if (silence >= timeout / 4 && !session->pinged) {
+    if (!session->pinged_ns && now - session->heard_ns >= timeout / 4) {
         if (iscsi_nop_out_async(session->context, NULL, NULL, 0, NULL) != 0)
             return "no memory";
-        session->pinged = true;
+        session->pinged_ns = now;
     }
     /* In the order of their sending, but for those sent again. */
     for (struct bmig_iscsi_op *op = session->ops.next; op != (struct bmig_iscsi_op *)&session->ops;
@@ -392,11 +393,42 @@ static const char *listen_to(struct bmig_iscsi_session *session, uint64_t now, u
     return NULL;
 }
 
+static void shift(struct bmig_iscsi_list *list, uint64_t late_ns)
+{
+    for (struct bmig_iscsi_op *op = list->next; op != (struct bmig_iscsi_op *)list; op = op->next)
+        op->deadline_ns += late_ns;
+}
+
+static uint64_t later(uint64_t then, uint64_t late_ns, uint64_t now)
+{
+    return then + late_ns < now ? then + late_ns : now;
+}
+
+/* We did not run for a while (stopped, or starved): the answers may be there, only not read yet.
+ * The time that was ours is not held against the target. */
+static void forgive(struct bmig_iscsi *link, uint64_t late_ns, uint64_t now)
+{
+    shift(&link->waiting, late_ns);
+    shift(&link->delayed, late_ns);
+    link->down_since_ns = later(link->down_since_ns, late_ns, now);
+    for (unsigned i = 0; i < link->session_count; i++) {
+        struct bmig_iscsi_session *session = &link->sessions[i];
+        shift(&session->ops, late_ns);
+        session->heard_ns = later(session->heard_ns, late_ns, now);
+        if (session->pinged_ns)
+            session->pinged_ns = later(session->pinged_ns, late_ns, now);
+    }
+}
+
 static void on_tick(struct bmig_timer *timer)
 {
     struct bmig_iscsi *link = container(timer, struct bmig_iscsi, tick);
     uint64_t now = now_ns(link), timeout = link->target->timeout_ns;
-    bmig_timer_start(link->disk->loop, timer, timeout / 16 < 1000 * MS ? timeout / 16 : 1000 * MS);
+    uint64_t period = timeout / 16 < 1000 * MS ? timeout / 16 : 1000 * MS;
+    if (link->tick_due_ns && now > link->tick_due_ns + timeout / 8)
+        forgive(link, now - link->tick_due_ns, now);
+    link->tick_due_ns = now + period;
+    bmig_timer_start(link->disk->loop, timer, period);
     for (unsigned i = 0; link->state == BMIG_ISCSI_UP && i < link->session_count; i++) {
         const char *why = listen_to(&link->sessions[i], now, timeout);
         if (why)
@@ -442,6 +474,7 @@ void bmig_iscsi_link_detach(struct bmig_iscsi *link)
 {
     assert(!link->kick.queued);
     bmig_timer_stop(&link->tick);
+    link->tick_due_ns = 0;
     bmig_timer_stop(&link->retry);
     bmig_timer_stop(&link->backoff);
     for (unsigned i = 0; i < link->session_count; i++) {

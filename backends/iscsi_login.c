@@ -241,7 +241,7 @@ static int ask_allocation(struct dialogue *d, struct bmig_iscsi_facts *facts)
         int rc = command(d, cdb, sizeof cdb, ANSWER_BYTES);
         if (rc)
             return lost(rc);
-        struct bmig_extent one;
+        struct bmig_extent one = {0};
         struct bmig_extents extents = {.list = &one, .capacity = 1};
         if (bmig_iscsi_parse_lba_status(answer(d), answer_bytes(d), at, blocks - at,
                                         facts->block_bytes, facts->zeroes, &extents))

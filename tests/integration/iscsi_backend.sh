@@ -27,9 +27,10 @@ allocated() { du --block-size=1K "$1" | cut -f1; }
 # how long it took.
 begin() {
     coproc TALK { exec timeout 200 "$PROBE" "$@" 2>"$T/talk.err"; }
+    local in=${TALK[1]} out=${TALK[0]}
     TALK_ID=$TALK_PID
-    exec {TALK_IN}>&"${TALK[1]}" {TALK_OUT}<&"${TALK[0]}"
-    exec {TALK[1]}>&- {TALK[0]}<&-
+    exec {TALK_IN}>&"$in" {TALK_OUT}<&"$out"
+    exec {in}>&- {out}<&-
     read -r -t 60 LINE <&"$TALK_OUT" && [ "$LINE" = ready ] || fail "probe $*: $LINE $(cat "$T/talk.err")"
 }
 tell() { echo "$*" >&"$TALK_IN"; }
@@ -108,8 +109,10 @@ contains "$T/probe" '^write EROFS'
 
 echo "- a target killed under load and started again: nothing is lost, nothing is wrong"
 for round in plain replayable; do
+    how=()
+    [ $round = plain ] || how=(--replayable)
     timeout 300 "$EXERCISER" "$A" --ops 2500 --seed 21 --pace-us 1000 --timeout-ms 20000 --max-io 64K \
-        $([ $round = plain ] || echo --replayable) >"$T/exerciser" 2>&1 &
+        "${how[@]}" >"$T/exerciser" 2>&1 &
     id=$!
     for i in 1 2 3; do
         sleep 0.7
@@ -152,6 +155,19 @@ tgt_thaw
 answer "write ok"
 end
 ! grep -q lost "$T/talk.err" || fail "lost for a short silence"
+
+echo "- time that we did not run is not held against the target"
+begin --timeout-ms 4000 run "$B"
+tgt_freeze
+tell write 0 65536 0x45
+sleep 0.3
+kill -STOP "$TALK_ID"
+tgt_thaw
+sleep 6
+kill -CONT "$TALK_ID"
+answer "write ok"
+end
+! grep -q lost "$T/talk.err" || fail "lost because we were stopped"
 
 echo "- a flush after a loss tells whoever can write again, and nobody else"
 begin --timeout-ms 20000 run "$B"
