@@ -29,7 +29,7 @@ struct bmig_copy_op {
     uint64_t start, end; /* bytes */
     bool zero;           /* no read: the primary is known to be zero there */
     bool insist;
-    bool again;
+    uint64_t again_bytes;    /* of regions that something was sent for before */
     struct bmig_range range; /* insist */
     struct bmig_buffer *buffer;
     uint64_t cursor; /* the next byte to write */
@@ -94,8 +94,7 @@ static void regions_copied(struct bmig_copy_op *op)
     mirror->failures = 0;
     mirror->bytes_copied += op->sent_bytes;
     mirror->bytes_skipped += op->end - op->start - op->sent_bytes;
-    if (op->again)
-        mirror->bytes_recopied += op->sent_bytes;
+    mirror->bytes_recopied += min(op->again_bytes, op->sent_bytes);
 }
 
 static void end(struct bmig_copy_op *op)
@@ -329,7 +328,10 @@ static bool start_piece(struct bmig_mirror *mirror, uint64_t region)
     op->end = stop;
     op->zero = zero;
     op->insist = insist;
-    op->again = copier->again;
+    for (uint32_t i = 0; i < count; i++)
+        if (bmig_region_is_written(map, region + i))
+            op->again_bytes +=
+                bmig_region_end(map, region + i) - bmig_region_start(map, region + i);
     op->buffer = buffer;
     op->started_ns = bmig_loop_now_ns(mirror->volume->loop);
     bmig_visit_begin(&mirror->visits, &op->visit, region, count);
@@ -359,7 +361,6 @@ void bmig_copy_pump(struct bmig_mirror *mirror)
             if (copier->ops_out || map->stale_count == 0)
                 return;
             copier->cursor = 0; /* what is left are regions that were hit, or failed */
-            copier->again = true;
             continue;
         }
         bool hot = bmig_region_is_hot(map, region);

@@ -43,7 +43,6 @@ struct bmig_scout {
 struct bmig_copy_op;
 struct bmig_copier {
     uint64_t cursor; /* region */
-    bool again;      /* past the first pass */
     uint32_t ops_out;
     uint64_t bytes_out;
     struct bmig_copy_op *free_ops, *list;

@@ -128,11 +128,12 @@ static void request_done(struct bmig_volume_request *inner, int status)
     request->status = status;
 }
 
-void engine_rig_submit(struct engine_rig *rig, struct engine_rig_request *request, enum bmig_op op,
-                       uint64_t offset, uint64_t length, uint8_t fill)
+static void submit(struct engine_rig *rig, struct engine_rig_request *request, enum bmig_op op,
+                   uint64_t offset, uint64_t length, uint8_t fill, uint32_t flags)
 {
     memset(request, 0, sizeof(*request));
     request->request.op = op;
+    request->request.flags = flags;
     request->request.offset = offset;
     request->request.length = length;
     request->request.done = request_done;
@@ -144,6 +145,18 @@ void engine_rig_submit(struct engine_rig *rig, struct engine_rig_request *reques
     }
     bmig_volume_submit(rig->volume, &request->request);
     ck_assert(!request->ended);
+}
+
+void engine_rig_submit(struct engine_rig *rig, struct engine_rig_request *request, enum bmig_op op,
+                       uint64_t offset, uint64_t length, uint8_t fill)
+{
+    submit(rig, request, op, offset, length, fill, 0);
+}
+
+void engine_rig_submit_flags(struct engine_rig *rig, struct engine_rig_request *request,
+                             enum bmig_op op, uint64_t offset, uint64_t length, uint32_t flags)
+{
+    submit(rig, request, op, offset, length, 0, flags);
 }
 
 int engine_rig_wait(struct engine_rig *rig, struct engine_rig_request *request, uint8_t *out)

@@ -52,6 +52,8 @@ struct engine_rig_request {
 };
 void engine_rig_submit(struct engine_rig *rig, struct engine_rig_request *request, enum bmig_op op,
                        uint64_t offset, uint64_t length, uint8_t fill);
+void engine_rig_submit_flags(struct engine_rig *rig, struct engine_rig_request *request,
+                             enum bmig_op op, uint64_t offset, uint64_t length, uint32_t flags);
 /* Waits, and gives the buffer back (READ: after copying it to out, if not NULL). */
 int engine_rig_wait(struct engine_rig *rig, struct engine_rig_request *request, uint8_t *out);
 int engine_rig_do(struct engine_rig *rig, enum bmig_op op, uint64_t offset, uint64_t length,
