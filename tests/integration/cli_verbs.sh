@@ -44,10 +44,15 @@ daemon() {
     wait_until 20 wait_answers || fail "no daemon: $(cat "$T/blockmigd.log")"
 }
 
+# Workers outlive the daemon: they are ended by it, or else by their numbers.
 stop_volumes() {
-    local name
+    local pids pid name
+    pids=$("$B" volume list --json 2>/dev/null | jq -r '.[].worker_pid // empty')
     for name in $("$B" volume list --json 2>/dev/null | jq -r '.[].name'); do
-        "$B" volume stop "$name" --force >/dev/null 2>&1 || true
+        timeout 10 "$B" volume stop "$name" --force >/dev/null 2>&1 || true
+    done
+    for pid in $pids; do
+        kill "$pid" 2>/dev/null || true
     done
 }
 
