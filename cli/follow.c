@@ -154,6 +154,8 @@ int bmig_follow_job(struct bmig_cli *cli, struct bmig_follow *follow, struct bmi
                  (lost_ns &&
                   bmig_api_now_ns() - lost_ns > DAEMON_PATIENCE_S * UINT64_C(1000000000))) {
             *err = gone;
+            if (gone.kind == BMIG_NO_DAEMON)
+                bmig_error_prefix(err, "job %" PRIu64 " waits for its daemon", follow->job);
             return rc;
         } else if (!lost_ns)
             lost_ns = bmig_api_now_ns();
