@@ -61,6 +61,10 @@ int bmig_local_lock(int fd, bool writable, const char *path, struct bmig_error *
 /* DENIED where anybody has the image at fd open under such a lock. */
 int bmig_local_check_unlocked(int fd, const char *path, struct bmig_error *err);
 
+/* open(2) of a block device to the exclusion of others (-1 and errno EBUSY where it is taken),
+ * after a moment's patience for I/O that a killed process left behind. */
+int bmig_local_open_exclusive(const char *path, int flags, dev_t device);
+
 /* err for a block device that is in use by something in the kernel or a program that holds it
  * exclusively. */
 int bmig_local_explain_busy(struct bmig_error *err, const char *path, dev_t device);

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "backends/local_internal.h"
@@ -28,7 +29,9 @@ enum {
     UNSHARED_BASE = 200,
     READ_PERMISSION = 0,
     WRITE_PERMISSION = 1,
-    RESIZE_PERMISSION = 3
+    RESIZE_PERMISSION = 3,
+    RETRY_MS = 20,
+    GHOST_MS = 2000,
 };
 
 static int lock_byte(int fd, int byte)
@@ -112,9 +115,10 @@ static void read_comm(int pid_fd, char comm[32])
 
 /* OFD locks name no process (F_OFD_GETLK says -1), but /proc/PID/fdinfo shows them to whoever may
  * look. */
-static void name_holder(int fd, int byte, char *text, size_t capacity)
+static bool name_holder(int fd, int byte, char *text, size_t capacity)
 {
     struct stat image;
+    bool found = false;
     DIR *proc = fstat(fd, &image) < 0 ? NULL : opendir("/proc");
     struct dirent *entry;
     char comm[32];
@@ -132,20 +136,18 @@ static void name_holder(int fd, int byte, char *text, size_t capacity)
         close(pid_fd);
         if (holds) {
             snprintf(text, capacity, "process %.12s (%s)", entry->d_name, comm);
+            found = true;
             break;
         }
     }
     if (proc)
         closedir(proc);
+    return found;
 }
 
-static int denied(int fd, const struct flock *lock, int byte, const char *path,
-                  struct bmig_error *err)
+static int denied(const char *holder, int byte, const char *path, struct bmig_error *err)
 {
-    char shown[BMIG_LOCAL_SHOW_BYTES], holder[80];
-    name_holder(fd, byte, holder, sizeof(holder));
-    if (lock->l_pid > 0)
-        snprintf(holder, sizeof(holder), "process %d", (int)lock->l_pid);
+    char shown[BMIG_LOCAL_SHOW_BYTES];
     const char *does = byte == HAS_BASE + WRITE_PERMISSION         ? "writes it"
                        : byte == HAS_BASE + RESIZE_PERMISSION      ? "may resize it"
                        : byte == UNSHARED_BASE + WRITE_PERMISSION  ? "lets nobody else write it"
@@ -166,6 +168,37 @@ static int no_locks(int code, const char *path, struct bmig_error *err)
         bmig_local_show(shown, path), bmig_strerror(code));
 }
 
+/* Locks bytes and looks for what contradicts them: 0, 1 with the byte that somebody else has, or
+ * -errno. */
+static int try_lock(int fd, const int *bytes, int *taken)
+{
+    for (const int *byte = bytes; *byte; byte++) {
+        int status = lock_byte(fd, *byte);
+        *taken = *byte;
+        if (status == -EAGAIN ||
+            status == -EACCES) /* exclusively, so it's no QEMU and none of ours */
+            return 1;
+        if (status < 0)
+            return status;
+    }
+    for (const int *byte = bytes; *byte; byte++) {
+        struct flock lock;
+        *taken = *byte < UNSHARED_BASE ? *byte + UNSHARED_BASE - HAS_BASE
+                                       : *byte - UNSHARED_BASE + HAS_BASE;
+        int status = test_byte(fd, *taken, &lock);
+        if (status != 0)
+            return status;
+    }
+    return 0;
+}
+
+static void unlock_all(int fd)
+{
+    struct flock lock = {
+        .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = HAS_BASE, .l_len = 200};
+    (void)fcntl(fd, F_OFD_SETLK, &lock);
+}
+
 int bmig_local_lock(int fd, bool writable, const char *path, struct bmig_error *err)
 {
     /* In the order in which what others hold is looked for: the plainest reason first. */
@@ -174,35 +207,32 @@ int bmig_local_lock(int fd, bool writable, const char *path, struct bmig_error *
                                  HAS_BASE + READ_PERMISSION, 0};
     static const int reader[] = {UNSHARED_BASE + WRITE_PERMISSION,
                                  UNSHARED_BASE + RESIZE_PERMISSION, HAS_BASE + READ_PERMISSION, 0};
-    const int *bytes = writable ? writer : reader;
-    for (const int *byte = bytes; *byte; byte++) {
-        int status = lock_byte(fd, *byte);
-        if (status == -EAGAIN || status == -EACCES) { /* somebody has it exclusively */
-            struct flock lock = {0};
-            return denied(fd, &lock, *byte, path, err);
-        }
+    const struct timespec pause = {.tv_nsec = RETRY_MS * 1000000};
+    for (int waited_ms = 0;; waited_ms += RETRY_MS) {
+        char holder[80];
+        int taken = 0, status = try_lock(fd, writable ? writer : reader, &taken);
         if (status < 0)
             return no_locks(-status, path, err);
+        if (status == 0)
+            return 0;
+        unlock_all(fd);
+        /* A process that was killed may leave its lock to I/O of its that the kernel still has:
+         * then nobody is to be found who holds it, and it goes in a moment. */
+        if (name_holder(fd, taken, holder, sizeof(holder)) || waited_ms >= GHOST_MS)
+            return denied(holder, taken, path, err);
+        nanosleep(&pause, NULL);
     }
-    for (const int *byte = bytes; *byte; byte++) {
-        struct flock lock;
-        int opposite = *byte < UNSHARED_BASE ? *byte + UNSHARED_BASE - HAS_BASE
-                                             : *byte - UNSHARED_BASE + HAS_BASE;
-        int status = test_byte(fd, opposite, &lock);
-        if (status > 0)
-            return denied(fd, &lock, opposite, path, err);
-        if (status < 0)
-            return no_locks(-status, path, err);
-    }
-    return 0;
 }
 
 int bmig_local_check_unlocked(int fd, const char *path, struct bmig_error *err)
 {
     for (int permission = 0; permission <= RESIZE_PERMISSION; permission++) {
         struct flock lock;
-        if (test_byte(fd, HAS_BASE + permission, &lock) > 0)
-            return denied(fd, &lock, HAS_BASE + permission, path, err);
+        char holder[80];
+        if (test_byte(fd, HAS_BASE + permission, &lock) <= 0)
+            continue;
+        name_holder(fd, HAS_BASE + permission, holder, sizeof(holder));
+        return denied(holder, HAS_BASE + permission, path, err);
     }
     return 0;
 }
@@ -237,6 +267,22 @@ static bool kernel_user(dev_t device, char *text, size_t capacity)
     if (holders)
         closedir(holders);
     return found;
+}
+
+int bmig_local_open_exclusive(const char *path, int flags, dev_t device)
+{
+    const struct timespec pause = {.tv_nsec = RETRY_MS * 1000000};
+    char user[300];
+    for (int waited_ms = 0;; waited_ms += RETRY_MS) {
+        int fd = open(path, flags | O_EXCL);
+        if (fd >= 0 || errno != EBUSY)
+            return fd;
+        if (waited_ms >= GHOST_MS || kernel_user(device, user, sizeof(user))) {
+            errno = EBUSY;
+            return -1;
+        }
+        nanosleep(&pause, NULL);
+    }
 }
 
 int bmig_local_explain_busy(struct bmig_error *err, const char *path, dev_t device)

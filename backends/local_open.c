@@ -273,11 +273,11 @@ static int open_path(const char *path, const struct bmig_open_options *options, 
     if (status < 0)
         return status;
     int flags = options->writable ? O_RDWR : O_RDONLY;
-    /* Without O_CREAT this keeps out of devices that the kernel or another O_EXCL has. */
-    if (S_ISBLK(st->st_mode) && options->writable && options->exclusive)
-        flags |= O_EXCL;
     /* Not blocking, in case a FIFO took the name's place meanwhile. */
-    int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    flags |= O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    int fd = S_ISBLK(st->st_mode) && options->writable && options->exclusive
+                 ? bmig_local_open_exclusive(path, flags, st->st_rdev)
+                 : open(path, flags);
     if (fd < 0 && errno == EBUSY && S_ISBLK(st->st_mode))
         return bmig_local_explain_busy(err, path, st->st_rdev);
     if (fd < 0)

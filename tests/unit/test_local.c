@@ -7,11 +7,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -348,6 +351,53 @@ START_TEST(lock_of_another_process_is_seen_and_goes_with_it)
 }
 END_TEST
 
+/* Leaves a lock of a writer on the image with no process that has the file open: the descriptor is
+ * under way in a socket, until `ends` is closed. */
+static void leave_ghost(int ends[2])
+{
+    char space[CMSG_SPACE(sizeof(int))] = {0}, byte = 'x';
+    struct iovec vector = {&byte, 1};
+    struct msghdr message = {
+        .msg_iov = &vector, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1};
+    int fd = open(image, O_RDWR | O_CLOEXEC);
+    ck_assert_int_eq(fcntl(fd, F_OFD_SETLK, &lock), 0);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+    ck_assert_int_eq(sendmsg(ends[0], &message, 0), 1);
+    close(fd);
+}
+
+static void *end_ghost(void *argument)
+{
+    int *ends = argument;
+    poll(NULL, 0, 100);
+    close(ends[0]);
+    close(ends[1]);
+    return NULL;
+}
+
+START_TEST(lock_that_nobody_holds_any_more_is_waited_for)
+{
+    int ends[2];
+    pthread_t thread;
+    make(1 * MiB);
+    leave_ghost(ends);
+    ck_assert_int_eq(pthread_create(&thread, NULL, end_ghost, ends), 0);
+    struct bmig_disk *disk = test_open(loop, image, NULL, &owning);
+    test_close(disk);
+    pthread_join(thread, NULL);
+    leave_ghost(ends);
+    refused(image, &owning, BMIG_DENIED, "another program writes it");
+    close(ends[0]);
+    close(ends[1]);
+}
+END_TEST
+
 /* ---- names and kinds ---- */
 
 START_TEST(what_is_no_image_is_refused_with_its_reason)
@@ -626,6 +676,7 @@ int main(void)
     tcase_add_test(tcase, second_writer_is_denied_and_the_holder_named);
     tcase_add_test(tcase, readers_share_and_keep_writers_out);
     tcase_add_test(tcase, lock_of_another_process_is_seen_and_goes_with_it);
+    tcase_add_test(tcase, lock_that_nobody_holds_any_more_is_waited_for);
     tcase_add_test(tcase, what_is_no_image_is_refused_with_its_reason);
     tcase_add_test(tcase, names_of_every_kind_are_created_opened_and_removed);
     tcase_add_test(tcase, create_leaves_alone_what_is_there);
