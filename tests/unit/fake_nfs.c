@@ -53,6 +53,9 @@ static struct {
     struct file files[MAX_FILES];
     struct connection connections[MAX_CONNECTIONS];
     struct connection *current;
+    struct rpc_context *late_rpc; /* a COMMIT's, whose answer is held back */
+    struct rpc_msg late_call;
+    COMMIT3res late_result;
     uint8_t scratch[MAX_IO + 4096];
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .listener = -1};
 
@@ -310,7 +313,13 @@ static int do_write(struct rpc_context *rpc, struct rpc_msg *call)
     }
     if (unanswered())
         return 0;
-    return rpc_send_reply(rpc, call, &result, PROC(zdr_WRITE3res), 1024);
+    int status = rpc_send_reply(rpc, call, &result, PROC(zdr_WRITE3res), 1024);
+    if (fake.late_rpc == rpc) {
+        fake.late_rpc = NULL;
+        status |=
+            rpc_send_reply(rpc, &fake.late_call, &fake.late_result, PROC(zdr_COMMIT3res), 1024);
+    }
+    return status;
 }
 
 static int do_commit(struct rpc_context *rpc, struct rpc_msg *call)
@@ -334,6 +343,13 @@ static int do_commit(struct rpc_context *rpc, struct rpc_msg *call)
     }
     if (unanswered())
         return 0;
+    if (fake.faults.late_commit) {
+        fake.faults.late_commit = false;
+        fake.late_rpc = rpc;
+        fake.late_call = (struct rpc_msg){.xid = call->xid};
+        fake.late_result = result;
+        return 0;
+    }
     return rpc_send_reply(rpc, call, &result, PROC(zdr_COMMIT3res), 1024);
 }
 

@@ -37,6 +37,7 @@ struct fake_nfs_faults {
                              COMMIT */
     uint32_t restart_at;  /* a restart in place of the Nth READ, WRITE, COMMIT */
     uint32_t forget_at;   /* a silent restart before the Nth */
+    bool late_commit;     /* one COMMIT is done at once but answered behind the next WRITE */
     bool long_reads;      /* READs answer more than was asked */
     bool bad_handles;     /* LOOKUP gives a handle longer than the protocol's 64 bytes */
     uint32_t deny_access; /* ACCESS bits that are withheld */

@@ -229,6 +229,42 @@ START_TEST(newer_writes_are_not_undone_by_what_is_written_again)
 }
 END_TEST
 
+START_TEST(write_under_way_is_not_undone_by_what_is_written_again)
+{
+    struct test_request flushing, writing;
+    open_image(1, LONG_MS);
+    ck_assert_int_eq(write_random(0, 65536, 30, 0), 0);
+    fake_nfs_forget();
+    fill(image + 4096, 8192, 31);
+    test_submit(disk, &flushing, BMIG_FLUSH, 0, 0, NULL, 0);
+    test_submit(disk, &writing, BMIG_WRITE, 4096, 8192, image + 4096, 0);
+    test_until(loop, &flushing.ended);
+    test_until(loop, &writing.ended);
+    ck_assert_int_eq(flushing.status, 0);
+    ck_assert_int_eq(writing.status, 0);
+    ck_assert_int_eq(flush(), 0);
+    expect_stable(0, 65536);
+}
+END_TEST
+
+START_TEST(commit_does_not_cover_what_came_behind_it)
+{
+    struct test_request flushing;
+    open_image(1, LONG_MS);
+    ck_assert_int_eq(write_random(0, 65536, 32, 0), 0);
+    fake_nfs_set((struct fake_nfs_faults){.late_commit = true});
+    test_submit(disk, &flushing, BMIG_FLUSH, 0, 0, NULL, 0);
+    while (fake_nfs_count(FAKE_COMMIT) == 0)
+        bmig_loop_step(loop, 1000000);
+    ck_assert_int_eq(write_random(1 << 20, 65536, 33, 0), 0);
+    test_until(loop, &flushing.ended);
+    ck_assert_int_eq(flushing.status, 0);
+    fake_nfs_restart();
+    ck_assert_int_eq(flush(), 0);
+    expect_stable(0, IMAGE_BYTES);
+}
+END_TEST
+
 START_TEST(lost_replayable_writes_fail_one_flush)
 {
     open_image(2, LONG_MS);
@@ -676,6 +712,8 @@ int main(void)
     tcase_add_test(tcase, read_after_a_crash_finds_what_was_acknowledged);
     tcase_add_test(tcase, verifier_that_changes_on_a_standing_connection_is_noticed);
     tcase_add_test(tcase, newer_writes_are_not_undone_by_what_is_written_again);
+    tcase_add_test(tcase, write_under_way_is_not_undone_by_what_is_written_again);
+    tcase_add_test(tcase, commit_does_not_cover_what_came_behind_it);
     tcase_add_test(tcase, lost_replayable_writes_fail_one_flush);
     tcase_add_test(tcase, failed_commit_fails_the_flush_and_is_made_up_for);
     tcase_add_test(tcase, full_server_is_told_as_such_while_copies_are_kept);
