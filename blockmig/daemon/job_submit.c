@@ -31,9 +31,7 @@ static int look_up(struct draft *draft, struct bmig_error *err)
     if (volume) {
         bmig_replica_copy(&draft->from, &volume->primary);
         draft->size_bytes = volume->size_bytes;
-        draft->id = manager->next_job_id;
-        if (!draft->wish->dry_run)
-            manager->next_job_id++;
+        draft->id = manager->next_job_id; /* if nobody is faster: good enough for an image's name */
     }
     bmig_manager_unlock(manager);
     return volume ? 0 : -ENOENT;
@@ -148,9 +146,11 @@ static json_t *enqueue(struct draft *draft, struct bmig_error *err)
     bmig_manager_lock(manager);
     struct bmig_daemon_volume *volume = bmig_daemon_volume_find_locked(manager, job->volume, err);
     int rc = volume ? check_again_locked(draft, volume, err) : -ENOENT;
+    job->id = manager->next_job_id;
     if (rc == 0)
         rc = bmig_job_record_new_locked(manager, job, err);
     if (rc == 0) {
+        manager->next_job_id++;
         volume->job = job;
         job->next = manager->jobs;
         manager->jobs = job;

@@ -158,7 +158,9 @@ int bmig_preflight_run(struct bmig_manager *manager, const char *volume, uint64_
                                          .to = to,
                                          .target_ours = target_ours};
     bmig_replica_stat(manager, from, &facts.source, &facts.source_error);
-    bmig_replica_stat(manager, to, &facts.target, &facts.target_error);
+    if (bmig_replica_stat(manager, to, &facts.target, &facts.target_error) == 0 &&
+        !facts.target.exists)
+        bmig_replica_check_folder(to->uri, &facts.target_error);
     if (facts.source.exists && facts.source.identity[0])
         bmig_text_set(&from->identity, facts.source.identity);
     bmig_text_set(&to->identity, facts.target.exists ? facts.target.identity : "");

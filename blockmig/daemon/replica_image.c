@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "blockmig/core/uri.h"
 #include "blockmig/daemon/repo.h"
 #include "blockmig/daemon/text.h"
 
@@ -97,6 +98,35 @@ int bmig_replica_stat(struct bmig_manager *manager, const struct bmig_replica *r
 {
     *stat = (struct bmig_place_stat){.allocated_bytes = UINT64_MAX, .free_bytes = UINT64_MAX};
     return act(manager, STAT, replica, 0, stat, err);
+}
+
+static int check_folder(const char *path, struct bmig_error *err)
+{
+    struct stat st;
+    if (stat(path, &st))
+        return bmig_error_set(err, bmig_error_kind_of(errno), errno, "folder '%.300s': %s", path,
+                              bmig_strerror(errno));
+    if (!S_ISDIR(st.st_mode))
+        return bmig_error_set(err, BMIG_REFUSED, ENOTDIR, "'%.300s' is not a folder", path);
+    if (access(path, W_OK | X_OK))
+        return bmig_error_set(err, BMIG_DENIED, errno, "nothing can be made in folder '%.300s': %s",
+                              path, bmig_strerror(errno));
+    return 0;
+}
+
+int bmig_replica_check_folder(const char *text, struct bmig_error *err)
+{
+    struct bmig_uri uri;
+    int rc = bmig_uri_parse(&uri, text, err);
+    if (rc)
+        return rc;
+    char *slash = strrchr(uri.path, '/');
+    if (strcmp(uri.scheme, "file") == 0 && slash) {
+        slash[slash == uri.path] = '\0'; /* the root keeps its own */
+        rc = check_folder(uri.path, err);
+    }
+    bmig_uri_fini(&uri);
+    return rc;
 }
 
 int bmig_replica_create(struct bmig_manager *manager, const struct bmig_replica *replica,

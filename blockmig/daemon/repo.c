@@ -111,6 +111,8 @@ static int probe(struct bmig_manager *manager, const struct bmig_repo *repo,
         options.secret = secret;
         if (rc == 0)
             rc = bmig_image_stat(&spec, &options, stat, err);
+        if (rc == 0 && !stat->exists)
+            rc = bmig_replica_check_folder(replica.uri, err);
         bmig_repo_secret_free(secret);
     }
     bmig_replica_fini(&replica);

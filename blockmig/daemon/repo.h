@@ -44,6 +44,9 @@ void bmig_repo_secret_free(char *secret);
 
 int bmig_replica_stat(struct bmig_manager *manager, const struct bmig_replica *replica,
                       struct bmig_place_stat *stat, struct bmig_error *err);
+/* Whether an image that does not exist could be made there: for local paths, which else say nothing
+ * of a folder that is missing or can't be written. */
+int bmig_replica_check_folder(const char *uri, struct bmig_error *err);
 int bmig_replica_create(struct bmig_manager *manager, const struct bmig_replica *replica,
                         uint64_t size_bytes, struct bmig_error *err);
 /* Removing what does not exist is done already. Refuses an image that is a volume's primary, but
