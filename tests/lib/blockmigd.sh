@@ -100,5 +100,5 @@ wait_job() {
 }
 
 journal() {
-    sqlite3 -readonly "$ROOT/state/journal.db" "$1"
+    sqlite3 -readonly -cmd '.timeout 10000' "$ROOT/state/journal.db" "$1"
 }
