@@ -282,8 +282,7 @@ static bool judge(struct bmig_nfs_stable *stable, const char *verifier, int stat
 {
     struct bmig_nfs_record *record;
     bool lost = false;
-    TAILQ_FOREACH(record, &stable->records, link)
-    {
+    for (record = TAILQ_FIRST(&stable->records); record; record = TAILQ_NEXT(record, link)) {
         if (record->sequence > stable->commit_sequence)
             break;
         bool same = status == 0 && memcmp(record->verifier, verifier, NFS3_WRITEVERFSIZE) == 0;
