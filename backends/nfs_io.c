@@ -342,8 +342,8 @@ static void check_session(struct bmig_nfs_session *session, uint64_t now)
     /* A COMMIT may rightly take long, and begins anew when repeated. */
     if (now - quiet_ns >= (first->kind == BMIG_NFS_COMMIT ? 3 * bound_ns : bound_ns))
         drop = true;
-    TAILQ_FOREACH(op, &session->sent, link)
-    drop |= expired(op, now);
+    for (op = TAILQ_FIRST(&session->sent); op; op = TAILQ_NEXT(op, link))
+        drop |= expired(op, now);
     if (drop)
         bmig_nfs_session_drop(session);
 }

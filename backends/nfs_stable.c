@@ -161,9 +161,9 @@ static void rewrites_end(struct bmig_nfs_image *image)
     if (image->fenced)
         return;
     if (stable->rewrite_status == 0) {
-        TAILQ_FOREACH(record, &stable->records, link)
-        if (record->lost)
-            record_settle(stable, record);
+        for (record = TAILQ_FIRST(&stable->records); record; record = TAILQ_NEXT(record, link))
+            if (record->lost)
+                record_settle(stable, record);
         drop_leading_stable(stable);
     } else {
         /* The copies stay, and the next COMMIT tries again. */
@@ -228,10 +228,10 @@ static void rewrites_begin(struct bmig_nfs_image *image)
     stable->rewrite_status = 0;
     stable->losses++;
     stable->rewrites = 1; /* this function's own, so that the end comes after all are begun */
-    TAILQ_FOREACH(record, &stable->records, link)
-    if (record->lost)
-        rewrite_visible(image, record, record->offset, record->offset + record->length,
-                        TAILQ_NEXT(record, link));
+    for (record = TAILQ_FIRST(&stable->records); record; record = TAILQ_NEXT(record, link))
+        if (record->lost)
+            rewrite_visible(image, record, record->offset, record->offset + record->length,
+                            TAILQ_NEXT(record, link));
     if (--stable->rewrites == 0)
         rewrites_end(image);
 }
@@ -272,8 +272,8 @@ static bool end_taken(struct bmig_nfs_image *image, int status)
 void bmig_nfs_stable_end_flushes(struct bmig_nfs_image *image, int status)
 {
     struct bmig_nfs_flush *flush;
-    TAILQ_FOREACH(flush, &image->stable.flushes, link)
-    flush->taken = true;
+    for (flush = TAILQ_FIRST(&image->stable.flushes); flush; flush = TAILQ_NEXT(flush, link))
+        flush->taken = true;
     end_taken(image, status);
 }
 
@@ -336,8 +336,8 @@ static void commit_start(struct bmig_nfs_image *image)
         return; /* what waits for it starts the next */
     stable->committing = true;
     stable->commit_sequence = stable->sequence;
-    TAILQ_FOREACH(flush, &stable->flushes, link)
-    flush->taken = true;
+    for (flush = TAILQ_FIRST(&stable->flushes); flush; flush = TAILQ_NEXT(flush, link))
+        flush->taken = true;
     stable->commit =
         (struct bmig_nfs_op){.kind = BMIG_NFS_COMMIT, .urgent = true, .finish = commit_finish};
     bmig_nfs_op_start(image, &stable->commit);
