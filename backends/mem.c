@@ -2,8 +2,9 @@
  *
  * The mem backend: an image in memory, thin, for tests and for measuring what is not the medium.
  *
- * mem:?size=1G is an image of its own; mem:NAME?size=1G is found again by its name in this process for as long
- * as it is open somewhere, or until it is removed if it was created. Room is taken in chunks when written.
+ * mem:?size=1G is an image of its own; mem:NAME?size=1G is found again by its name in this process
+ * for as long as it is open somewhere, or until it is removed if it was created. One mapping that
+ * the kernel fills as it is touched; a bit a chunk says what was written.
  */
 #include "backends/mem.h"
 
@@ -12,24 +13,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "backends/backends.h"
 #include "blockmig/core/units.h"
 
-enum { CHUNK_BYTES = 64 * 1024 };
+enum { CHUNK_BYTES = 64 * 1024, LARGE_BYTES = 64 << 20 };
 
 struct mem_image {
     char *name; /* NULL: nobody can find it */
     uint64_t size_bytes;
-    uint8_t **chunks;
-    uint64_t chunk_count;
+    uint8_t *bytes;
+    uint64_t *written; /* bit per chunk */
     uint64_t allocated_chunks;
     uint32_t refs;
     bool fresh; /* nothing was ever written */
     struct mem_image *next;
 };
 
-/* Opening happens on any thread; what is open belongs to one loop (its user's duty, as with any image). */
+/* Opening happens on any thread; what is open belongs to one loop (its user's duty, as with any
+ * image). */
 static pthread_mutex_t images_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct mem_image *images;
 
@@ -50,9 +53,9 @@ static void unref(struct mem_image *image)
         link = &(*link)->next;
     if (*link)
         *link = image->next;
-    for (uint64_t i = 0; i < image->chunk_count; i++)
-        free(image->chunks[i]);
-    free(image->chunks);
+    if (image->bytes)
+        munmap(image->bytes, image->size_bytes);
+    free(image->written);
     free(image->name);
     free(image);
 }
@@ -60,20 +63,25 @@ static void unref(struct mem_image *image)
 static int make(struct mem_image **out, const char *name, uint64_t size_bytes,
                 struct bmig_error *err)
 {
+    uint64_t chunks = (size_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
     struct mem_image *image = calloc(1, sizeof(*image));
-    if (image) {
-        image->size_bytes = size_bytes;
-        image->chunk_count = (size_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
-        image->chunks = calloc(image->chunk_count ? image->chunk_count : 1, sizeof(uint8_t *));
-        image->name = *name ? strdup(name) : NULL;
-        image->fresh = true;
-    }
-    if (!image || !image->chunks || (*name && !image->name)) {
-        if (image)
-            free(image->chunks);
-        free(image);
+    if (!image)
+        return bmig_error_set(err, BMIG_FAILED, ENOMEM, "mem image: out of memory");
+    image->size_bytes = size_bytes;
+    image->fresh = true;
+    image->name = *name ? strdup(name) : NULL;
+    image->written = calloc((chunks + 63) / 64, sizeof(uint64_t));
+    void *bytes = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    image->bytes = bytes == MAP_FAILED ? NULL : bytes;
+    image->refs = 1;
+    if (!image->written || !image->bytes || (*name && !image->name)) {
+        unref(image);
         return bmig_error_set(err, BMIG_FAILED, ENOMEM, "mem image: out of memory");
     }
+    if (size_bytes >= LARGE_BYTES) /* or a measurement would be one of page faults */
+        madvise(image->bytes, size_bytes, MADV_HUGEPAGE);
+    image->refs = 0;
     image->next = images;
     images = image;
     *out = image;
@@ -102,8 +110,9 @@ static int mem_open(struct bmig_disk *disk, const struct bmig_uri *uri,
     pthread_mutex_lock(&images_mutex);
     struct mem_image *image = *uri->path ? find(uri->path) : NULL;
     if (!image && size_bytes == 0)
-        status = bmig_error_set(err, BMIG_NOT_FOUND, ENOENT,
-                                "%s: there is no such image in this process; give a size", uri->text);
+        status =
+            bmig_error_set(err, BMIG_NOT_FOUND, ENOENT,
+                           "%s: there is no such image in this process; give a size", uri->text);
     else if (!image)
         status = make(&image, uri->path, size_bytes, err);
     if (status == 0)
@@ -134,55 +143,62 @@ static void mem_close(struct bmig_disk *disk)
     pthread_mutex_unlock(&images_mutex);
 }
 
-static uint8_t *chunk_for_write(struct mem_image *image, uint64_t index)
+static bool is_written(const struct mem_image *image, uint64_t chunk)
 {
-    if (!image->chunks[index]) {
-        image->chunks[index] = calloc(1, CHUNK_BYTES);
-        if (image->chunks[index])
-            image->allocated_chunks++;
-    }
-    return image->chunks[index];
+    return image->written[chunk / 64] >> (chunk % 64) & 1;
 }
 
-static int transfer(struct mem_image *image, struct bmig_request *request)
+static void set_written(struct mem_image *image, uint64_t chunk, bool written)
 {
-    for (uint64_t moved = 0; moved < request->length;) {
-        uint64_t at = request->offset + moved;
-        uint64_t within = at % CHUNK_BYTES;
-        uint64_t length = CHUNK_BYTES - within;
-        if (length > request->length - moved)
-            length = request->length - moved;
-        uint8_t *chunk = image->chunks[at / CHUNK_BYTES];
-        if (request->op == BMIG_READ && chunk) {
-            memcpy(request->data + moved, chunk + within, length);
-        } else if (request->op == BMIG_READ) {
-            memset(request->data + moved, 0, length);
-        } else if (!(chunk = chunk_for_write(image, at / CHUNK_BYTES))) {
-            return -ENOSPC;
-        } else {
-            memcpy(chunk + within, request->data + moved, length);
-        }
-        moved += length;
+    if (is_written(image, chunk) == written)
+        return;
+    image->written[chunk / 64] ^= UINT64_C(1) << (chunk % 64);
+    image->allocated_chunks += written ? 1 : (uint64_t)-1;
+}
+
+/* The bytes from `at` to its chunk's end, or fewer. */
+static uint64_t within_chunk(uint64_t at, uint64_t end)
+{
+    uint64_t length = CHUNK_BYTES - at % CHUNK_BYTES;
+    return length < end - at ? length : end - at;
+}
+
+static void write_bytes(struct mem_image *image, const struct bmig_request *request)
+{
+    uint64_t last = (request->offset + request->length - 1) / CHUNK_BYTES;
+    for (uint64_t chunk = request->offset / CHUNK_BYTES; chunk <= last; chunk++)
+        set_written(image, chunk, true);
+    memcpy(image->bytes + request->offset, request->data, request->length);
+}
+
+/* Chunks never written are not touched, or reading would fill memory. */
+static void read_bytes(const struct mem_image *image, struct bmig_request *request)
+{
+    for (uint64_t at = request->offset, end = at + request->length; at < end;) {
+        uint64_t length = within_chunk(at, end);
+        uint8_t *data = request->data + (at - request->offset);
+        if (is_written(image, at / CHUNK_BYTES))
+            memcpy(data, image->bytes + at, length);
+        else
+            memset(data, 0, length);
+        at += length;
     }
-    return 0;
 }
 
 static void clear(struct mem_image *image, const struct bmig_request *request)
 {
     bool unmap = request->op == BMIG_DISCARD || request->flags & BMIG_MAY_UNMAP;
     for (uint64_t at = request->offset, end = at + request->length; at < end;) {
-        uint64_t within = at % CHUNK_BYTES;
-        uint64_t length = CHUNK_BYTES - within;
-        if (length > end - at)
-            length = end - at;
-        uint8_t **chunk = &image->chunks[at / CHUNK_BYTES];
-        if (*chunk && length == CHUNK_BYTES && unmap) {
-            free(*chunk);
-            *chunk = NULL;
-            image->allocated_chunks--;
-        } else if (*chunk) {
-            memset(*chunk + within, 0, length);
+        uint64_t length = within_chunk(at, end);
+        if (!is_written(image, at / CHUNK_BYTES)) {
+            at += length;
+            continue;
         }
+        if (unmap && length == CHUNK_BYTES &&
+            madvise(image->bytes + at, length, MADV_DONTNEED) == 0)
+            set_written(image, at / CHUNK_BYTES, false);
+        else
+            memset(image->bytes + at, 0, length);
         at += length;
     }
 }
@@ -190,10 +206,8 @@ static void clear(struct mem_image *image, const struct bmig_request *request)
 static void extents(const struct mem_image *image, struct bmig_request *request)
 {
     for (uint64_t at = request->offset, end = at + request->length; at < end;) {
-        uint64_t length = CHUNK_BYTES - at % CHUNK_BYTES;
-        if (length > end - at)
-            length = end - at;
-        bool data = image->chunks[at / CHUNK_BYTES];
+        uint64_t length = within_chunk(at, end);
+        bool data = is_written(image, at / CHUNK_BYTES);
         if (bmig_extents_add(request->extents, length,
                              data ? BMIG_EXTENT_DATA : BMIG_EXTENT_HOLE | BMIG_EXTENT_ZERO))
             return;
@@ -204,14 +218,13 @@ static void extents(const struct mem_image *image, struct bmig_request *request)
 static void mem_submit(struct bmig_disk *disk, struct bmig_request *request)
 {
     struct mem_image *image = disk->state;
-    int status = 0;
     switch (request->op) {
     case BMIG_WRITE:
         image->fresh = false;
-        status = transfer(image, request);
+        write_bytes(image, request);
         break;
     case BMIG_READ:
-        status = transfer(image, request);
+        read_bytes(image, request);
         break;
     case BMIG_ZERO:
     case BMIG_DISCARD:
@@ -224,7 +237,7 @@ static void mem_submit(struct bmig_disk *disk, struct bmig_request *request)
     case BMIG_OP_COUNT:
         break;
     }
-    bmig_disk_complete(request, status);
+    bmig_disk_complete(request, 0);
 }
 
 static int mem_create(const struct bmig_uri *uri, uint64_t size_bytes,

@@ -532,6 +532,10 @@ int bmig_worker_new(struct bmig_worker **out, struct bmig_loop *loop, const char
         free(worker);
         return bmig_error_set(err, BMIG_FAILED, ENOMEM, "out of memory");
     }
+    void *area;
+    size_t length;
+    bmig_pool_area(worker->pool, &area, &length);
+    bmig_loop_set_buffers(loop, area, length);
     worker->loop = loop;
     int status = bmig_control_new(&worker->control, loop, control_path, on_verb, worker, err);
     if (status != 0) {
