@@ -21,10 +21,8 @@ static const struct {
     {"iscsi", &bmig_iscsi_driver},
 #endif
 #if __has_include("backends/nbd.c")
-    {"nbd", &bmig_nbd_driver},
-    {"nbds", &bmig_nbd_driver},
-    {"nbd+unix", &bmig_nbd_driver},
-    {"nbds+unix", &bmig_nbd_driver},
+    {"nbd", &bmig_nbd_driver},      {"nbds", &bmig_nbd_driver},
+    {"nbd+unix", &bmig_nbd_driver}, {"nbds+unix", &bmig_nbd_driver},
 #endif
     {"mem", &bmig_mem_driver},
 };

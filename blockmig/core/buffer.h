@@ -26,7 +26,8 @@ struct bmig_buffer {
 };
 
 struct bmig_buffer_wait {
-    void (*ready)(struct bmig_buffer_wait *wait); /* from the loop; try again, others may be first */
+    void (*ready)(
+        struct bmig_buffer_wait *wait); /* from the loop; try again, others may be first */
     struct bmig_buffer_wait *next;
     struct bmig_buffer_wait **link;
 };

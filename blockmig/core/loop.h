@@ -30,7 +30,7 @@
 struct bmig_loop;
 
 enum bmig_loop_kind {
-    BMIG_LOOP_AUTO,    /* BLOCKMIG_LOOP=uring|epoll, else io_uring, else epoll */
+    BMIG_LOOP_AUTO, /* BLOCKMIG_LOOP=uring|epoll, else io_uring, else epoll */
     BMIG_LOOP_URING,
     BMIG_LOOP_EPOLL,
     BMIG_LOOP_VIRTUAL, /* timers and tasks only on a clock that jumps; io and watches as epoll, work
@@ -85,7 +85,7 @@ struct bmig_timer {
     void (*fire)(struct bmig_timer *timer);
     struct bmig_loop *loop; /* private from here on */
     uint64_t deadline_ns;
-    size_t heap_index;      /* 0: not started */
+    size_t heap_index; /* 0: not started */
 };
 
 /* Fires once after delay_ns (0: in the next iteration). Starting a started timer moves it. */
@@ -99,7 +99,7 @@ enum { BMIG_WATCH_READ = 1, BMIG_WATCH_WRITE = 4 }; /* = POLLIN, POLLOUT; errors
 
 struct bmig_watch {
     void (*ready)(struct bmig_watch *watch, int revents); /* poll(2)'s revents */
-    struct bmig_loop *loop; /* private from here on */
+    struct bmig_loop *loop;                               /* private from here on */
     int fd;
     int events;
     int armed;
@@ -160,7 +160,8 @@ void bmig_loop_set_buffers(struct bmig_loop *loop, void *base, size_t length);
 /* ---- work: what blocks, on a helper thread ---- */
 
 struct bmig_work {
-    void (*run)(struct bmig_work *work);  /* on a helper thread; touches only what is the work's own */
+    void (*run)(
+        struct bmig_work *work); /* on a helper thread; touches only what is the work's own */
     void (*done)(struct bmig_work *work); /* on the loop's thread, once, after run */
     /* private from here on */
     struct bmig_task task;

@@ -41,9 +41,9 @@ enum { BMIG_REQUEST_DRIVER_BYTES = 192 };
 struct bmig_request {
     enum bmig_op op;
     uint32_t flags;
-    uint64_t offset;       /* bytes */
-    uint64_t length;       /* bytes; 0 for FLUSH, never 0 otherwise */
-    uint8_t *data;         /* READ, WRITE: borrowed until done */
+    uint64_t offset;              /* bytes */
+    uint64_t length;              /* bytes; 0 for FLUSH, never 0 otherwise */
+    uint8_t *data;                /* READ, WRITE: borrowed until done */
     struct bmig_extents *extents; /* EXTENTS: borrowed until done; count is reset by the door */
     /* Runs exactly once, on the loop's thread, never inside bmig_disk_submit. status: 0 or -errno. The
      * request is the caller's again when it runs, and may be freed or submitted again in it. */

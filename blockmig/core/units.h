@@ -17,7 +17,8 @@ int bmig_parse_size(const char *text, const char *what, uint64_t *bytes, struct 
 
 /* "200MiB/s", "1Gbit/s", "0" (no limit): bytes per second. A unit is required: a bare number is refused, for
  * nobody agrees what it would mean. */
-int bmig_parse_rate(const char *text, const char *what, uint64_t *bytes_per_s, struct bmig_error *err);
+int bmig_parse_rate(const char *text, const char *what, uint64_t *bytes_per_s,
+                    struct bmig_error *err);
 
 /* "5ms", "250us", "10m", "2h", "1.5s", "0": nanoseconds. A unit is required but for 0. */
 int bmig_parse_duration(const char *text, const char *what, uint64_t *ns, struct bmig_error *err);

@@ -12,11 +12,12 @@
 enum { BMIG_URI_MAX_PARAMS = 16 };
 
 struct bmig_uri {
-    char *scheme; /* "file", "nfs", "iscsi", "nbd", "nbds", "nbd+unix", "mem"; lower case */
-    char *user;   /* NULL where there is none */
-    char *host;   /* NULL or the name or address, IPv6 without its brackets */
+    char *scheme;  /* "file", "nfs", "iscsi", "nbd", "nbds", "nbd+unix", "mem"; lower case */
+    char *user;    /* NULL where there is none */
+    char *host;    /* NULL or the name or address, IPv6 without its brackets */
     uint16_t port; /* 0 where there is none */
-    char *path;   /* decoded, from the first '/' on; "" where there is none. file: always absolute; mem: and
+    char *
+        path; /* decoded, from the first '/' on; "" where there is none. file: always absolute; mem: and
                      the filters: a name, without a '/' of its own */
     struct {
         char *name;
