@@ -17,7 +17,8 @@
  *
  * verbs
  *   hello            -> {"protocol": 1, "version": "...", "pid": N, "volume": "NAME" or null,
- * "loop": "io_uring"} open   {"volume": NAME, "epoch": N, "primary": IMAGE, "listen": [URI, ...]}
+ * "loop": "io_uring"} open   {"volume": NAME, "epoch": N, "primary": IMAGE, "listen": [URI, ...],
+ *         "size_bytes": N (optional: the volume's; the image may be larger, and is refused if it is smaller)}
  *                    opens the primary read-write and exclusively and serves it as NBD export NAME
  * (and as the default export ""): URI "nbd+unix:///NAME?socket=PATH" or
  * "nbd://127.0.0.1:PORT/NAME", port 0 for one that the system picks.  Once a process.

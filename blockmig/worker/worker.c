@@ -107,6 +107,24 @@ static void open_failed(struct bmig_replica_work *work)
     free(work);
 }
 
+/* A volume that was moved onto a larger place keeps its size, whichever worker serves it; but for
+ * one whose end would fall into a block of the place, for then the door could not write its last
+ * bytes. */
+static int clip(struct bmig_disk *disk, const json_t *size, struct bmig_error *err)
+{
+    uint64_t size_bytes = (uint64_t)json_integer_value(size);
+    if (!size)
+        return 0;
+    if (disk->size_bytes < size_bytes)
+        return bmig_error_set(
+            err, BMIG_REFUSED, EINVAL,
+            "'%s' has %llu bytes and the volume %llu: it was cut outside of blockmig", disk->name,
+            (unsigned long long)disk->size_bytes, (unsigned long long)size_bytes);
+    if (size_bytes % disk->limits.block_bytes == 0)
+        disk->size_bytes = size_bytes;
+    return 0;
+}
+
 static void open_done(struct bmig_replica_work *work)
 {
     struct bmig_worker *worker = work->worker;
@@ -114,6 +132,9 @@ static void open_done(struct bmig_replica_work *work)
     json_int_t epoch = json_integer_value(json_object_get(work->arguments, "epoch"));
     json_t *listen = json_object_get(work->arguments, "listen");
     worker->opening = false;
+    if (work->status == 0)
+        work->status = clip(worker->primary->disk, json_object_get(work->arguments, "size_bytes"),
+                            &work->error);
     if (work->status == 0)
         work->status = start_serving(worker, name, epoch, listen, &work->error);
     if (work->status != 0) {
@@ -133,13 +154,18 @@ static void open_done(struct bmig_replica_work *work)
 static void verb_open(struct bmig_worker *worker, struct bmig_control_call *call, json_t *arguments)
 {
     const char *name;
-    json_int_t epoch;
+    json_int_t epoch, size_bytes = 1;
     json_t *image, *listen;
     json_error_t error;
     struct bmig_error err = {0};
-    if (json_unpack_ex(arguments, &error, JSON_STRICT, "{s:s, s:I, s:o, s:o}", "volume", &name,
-                       "epoch", &epoch, "primary", &image, "listen", &listen) != 0) {
+    if (json_unpack_ex(arguments, &error, JSON_STRICT, "{s:s, s:I, s:o, s:o, s?I}", "volume", &name,
+                       "epoch", &epoch, "primary", &image, "listen", &listen, "size_bytes",
+                       &size_bytes) != 0) {
         usage(call, &error);
+        return;
+    }
+    if (size_bytes <= 0) {
+        refuse(call, BMIG_USAGE, EINVAL, "'size_bytes' must be more than 0");
         return;
     }
     if (worker->primary || worker->opening) {
