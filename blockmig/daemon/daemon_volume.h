@@ -49,6 +49,12 @@ int bmig_daemon_volume_start(struct bmig_manager *manager, const char *name, jso
 int bmig_daemon_volume_stop(struct bmig_manager *manager, const char *name, bool force,
                             bool for_job, struct bmig_error *err);
 
+/* Finds or (may_spawn) starts a worker for the volume, which the caller holds busy, and makes it
+ * the volume's. Blocks. -ENOENT without err: none lives and none may be started (volume_launch.c).
+ */
+int bmig_daemon_volume_launch(struct bmig_manager *manager, const char *name, bool may_spawn,
+                              const struct bmig_client_events *events, struct bmig_error *err);
+
 /* The URI that local clients use; malloc'd. */
 char *bmig_daemon_volume_nbd_uri(struct bmig_manager *manager, const char *name);
 

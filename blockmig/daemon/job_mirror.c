@@ -258,7 +258,7 @@ static int after_loss(struct bmig_walk *walk, const struct bmig_error *why, stru
     bmig_walk_state(walk, BMIG_JOB_DEGRADED, why);
     int64_t until = bmig_steady_ms() + ((int64_t)BACKOFF_MS << lost);
     int rc = 0;
-    while (rc == 0 && bmig_steady_ms() < until)
+    while (rc == 0 && bmig_steady_ms() < until && job->lost_mirrors > 0) /* `resume` makes it 0 */
         rc = bmig_walk_nap(walk, (unsigned)(until - bmig_steady_ms()), err);
     return rc;
 }

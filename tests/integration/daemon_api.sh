@@ -249,6 +249,18 @@ expect '.state == "stopped"'
 ! worker_pid v || fail "a stopped volume has a worker"
 want 200 DELETE /v1/volumes/v
 
+echo "== a larger place does not make the volume larger; one that was cut is refused"
+truncate -s 8M "$T/a/q1.raw"
+want 200 POST /v1/volumes/q1/start '{}'
+[ "$(qemu-img info --output=json -f raw "$(field .uri)" | jq '."virtual-size"')" = 4194304 ] || fail "q1 has another size"
+want 200 POST /v1/volumes/q1/stop '{}'
+truncate -s 1M "$T/a/q1.raw"
+api POST /v1/volumes/q1/start '{}'
+[ "$STATUS" != 200 ] || fail "a volume whose image was cut was started"
+expect '.error.message | contains("cut outside")'
+want 200 GET /v1/volumes/q1
+expect '.state == "stopped"'
+
 echo "== words on the command line, and places that can't be"
 daemon_end
 expect_fail 2 "$BIN/blockmigd" --frob
