@@ -117,6 +117,10 @@ static void run_done(struct bmig_task *task)
 {
     struct bmig_disk *disk = (struct bmig_disk *)((char *)task - offsetof(struct bmig_disk, task));
     struct bmig_request *request = disk->done_head;
+    /* A done may give the disk to a thread that closes it, but never before a fence is done: a disk
+     * that is not being fenced now is not looked at behind its last done. One that a done begins to
+     * fence comes here again. */
+    bool fencing = disk->fencing;
     disk->done_head = disk->done_tail = NULL;
     while (request) {
         struct bmig_request *next = request->next;
@@ -126,7 +130,8 @@ static void run_done(struct bmig_task *task)
             request->done(request, request->status);
         request = next;
     }
-    fence_check(disk);
+    if (fencing)
+        fence_check(disk);
 }
 
 /* ---- the driver's side ---- */
@@ -541,8 +546,6 @@ void bmig_disk_fenced(struct bmig_disk *disk)
 
 static void fence_check(struct bmig_disk *disk)
 {
-    if (!disk->fencing)
-        return;
     while (disk->above && disk->above->fencing)
         disk = disk->above;
     for (struct bmig_disk *level = disk; level; level = level->next)
