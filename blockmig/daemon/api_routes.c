@@ -236,8 +236,8 @@ static int post_start(struct bmig_api_request *request, struct bmig_error *err)
     struct bmig_daemon_volume *volume = bmig_daemon_volume_find_locked(request->manager, name, err);
     if (volume) {
         char *uri = bmig_daemon_volume_nbd_uri(request->manager, name);
-        request->reply = json_pack("{s:s, s:O}", "uri", uri, "listen",
-                                   volume->bound ? volume->bound : volume->listen);
+        request->reply = json_pack("{s:s, s:o}", "uri", uri, "listen",
+                                   json_deep_copy(volume->bound ? volume->bound : volume->listen));
         free(uri);
     }
     bmig_manager_unlock(request->manager);

@@ -398,14 +398,14 @@ static json_t *volume_json(struct bmig_manager *manager, const struct bmig_daemo
     char *nbd = bmig_daemon_volume_nbd_uri(manager, volume->name), time[32];
     bool started = volume->state == BMIG_VOLUME_STARTED;
     json_t *json = json_pack(
-        "{s:s, s:s?, s:s?, s:s, s:s, s:I, s:I, s:s, s:O, s:s?, s:n, s:o, s:o, s:o, s:s, s:b}",
+        "{s:s, s:s?, s:s?, s:s, s:s, s:I, s:I, s:s, s:o, s:s?, s:n, s:o, s:o, s:o, s:s, s:b}",
         "name", volume->name, "repo", volume->primary.repo, "image", volume->primary.image, "uri",
         volume->primary.uri, "format", volume->primary.format, "size_bytes",
         (json_int_t)volume->size_bytes, "epoch", (json_int_t)volume->epoch, "state",
         bmig_daemon_volume_state_name(volume->state), "listen",
-        started && volume->bound ? volume->bound : volume->listen, "nbd_uri", started ? nbd : NULL,
-        "clients", "job", volume->job ? json_integer((json_int_t)volume->job->id) : json_null(),
-        "worker_pid",
+        json_deep_copy(started && volume->bound ? volume->bound : volume->listen), "nbd_uri",
+        started ? nbd : NULL, "clients", "job",
+        volume->job ? json_integer((json_int_t)volume->job->id) : json_null(), "worker_pid",
         volume->worker ? json_integer((json_int_t)bmig_client_pid(volume->worker)) : json_null(),
         "error",
         volume->state == BMIG_VOLUME_FAILED ? bmig_json_error(&volume->failure) : json_null(),

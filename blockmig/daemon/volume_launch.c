@@ -239,7 +239,7 @@ int bmig_daemon_volume_launch(struct bmig_manager *manager, const char *name, bo
             worker = NULL;
             volume->state = BMIG_VOLUME_STARTED;
             json_decref(volume->bound);
-            volume->bound = json_incref(launch.bound);
+            volume->bound = json_deep_copy(launch.bound);
             bmig_daemon_volume_publish_locked(manager, volume);
         }
         bmig_manager_unlock(manager);

@@ -258,9 +258,10 @@ static int claim_start(struct bmig_manager *manager, struct bmig_daemon_volume *
         int rc = journal_wanted(manager, volume, true, wish, err);
         if (rc)
             return rc;
-        json_incref(wish);
-        json_decref(volume->listen);
-        volume->listen = wish;
+        if (listen) {
+            json_decref(volume->listen);
+            volume->listen = json_deep_copy(listen); /* the request's own ends with it */
+        }
         volume->wanted = true;
     }
     volume->busy = true;

@@ -88,17 +88,20 @@ void bmig_client_disconnect(struct bmig_client *worker)
     shutdown(worker->fd, SHUT_RDWR);
 }
 
+/* Takes reply over: an object is never shared between threads, not even its count of references. */
 static void deliver(struct bmig_client *worker, json_t *reply)
 {
     json_t *id = json_object_get(reply, "id");
     pthread_mutex_lock(&worker->mutex);
     for (struct call *call = worker->calls; call; call = call->next)
         if (json_is_integer(id) && call->id == json_integer_value(id) && !call->reply) {
-            call->reply = json_incref(reply);
+            call->reply = reply;
+            reply = NULL;
             pthread_cond_broadcast(&worker->changed);
             break;
-        } /* none: its caller gave up waiting */
+        }
     pthread_mutex_unlock(&worker->mutex);
+    json_decref(reply); /* its caller gave up waiting */
 }
 
 static void take_line(struct bmig_client *worker, const char *line, size_t length)
@@ -109,12 +112,13 @@ static void take_line(struct bmig_client *worker, const char *line, size_t lengt
                  "worker %d sent a line that is no JSON object: its connection is cut",
                  (int)worker->pid);
         bmig_client_disconnect(worker);
+        json_decref(object);
     } else if (json_object_get(object, "event")) {
         worker->events.event(worker->events.user, worker, object);
+        json_decref(object);
     } else {
         deliver(worker, object);
     }
-    json_decref(object);
 }
 
 static void take_lines(struct bmig_client *worker)
