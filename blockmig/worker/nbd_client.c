@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "blockmig/core/log.h"
 #include "blockmig/worker/nbd_internal.h"
 
 static const uint64_t LINGER_NS = UINT64_C(30000000000); /* for answers that nobody fetches */
@@ -39,15 +38,30 @@ static void send_iovecs(struct nbds_client *client, int count)
     bmig_loop_io(client->server->loop, &client->tx);
 }
 
+/* Tries the socket itself first: it mostly has room, and then the answer is out, and its memory
+ * back, without a round through the loop. Returns false where the loop has to wait for room. */
+static bool send_now(struct nbds_client *client, int count)
+{
+    struct msghdr message = {.msg_iov = client->tx_iov, .msg_iovlen = (size_t)count};
+    ssize_t sent = sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+    if (sent > 0)
+        nbds_reply_sent(client, (size_t)sent);
+    return sent > 0;
+}
+
 static void flush(struct nbds_client *client)
 {
     int count;
 
     if (client->tx_busy || client->state == NBDS_CUT || client->handshake)
         return;
-    count = nbds_reply_gather(client);
-    if (count)
-        send_iovecs(client, count);
+    while ((count = nbds_reply_gather(client))) {
+        if (!send_now(client, count)) {
+            send_iovecs(client, count);
+            return;
+        }
+    }
 }
 
 static void send_handshake(struct nbds_client *client)
@@ -193,8 +207,8 @@ void nbds_client_run(struct nbds_client *client)
     client->stalled = false;
     while (advance(client))
         continue;
-    if (client->state == NBDS_TRANSMISSION && !client->stalled)
-        receive(client);
+    if (!client->stalled)
+        nbds_client_kick(client); /* to receive */
 }
 
 static void rx_done(struct bmig_io *io, int result)
@@ -248,9 +262,16 @@ static void turn(struct bmig_task *task)
     struct nbds_client *client =
         (struct nbds_client *)((char *)task - offsetof(struct nbds_client, task));
 
-    if (client->stalled)
-        nbds_client_run(client);
+    /* What is sent gives back what a stalled request waits for; what that leads to is answered now
+     * or, since every answer kicks, in another turn. */
     flush(client);
+    if (client->stalled) {
+        nbds_client_run(client);
+        flush(client);
+    }
+    /* Last: the kernel takes the loop's operations in order, and others wait for the answers. */
+    if (client->state == NBDS_TRANSMISSION && !client->stalled && !client->rx_busy)
+        receive(client);
     if (client->state >= NBDS_ENDING && !client->rx_busy && !client->tx_busy && !client->out.head &&
         client->requests_used == 0)
         client_free(client);
