@@ -82,6 +82,8 @@ static int run(const struct settings *set, char **uris, struct bmig_error *err)
     struct bmig_volume *volume;
     struct bmig_pool *pool;
     struct bmig_disk *disk;
+    size_t area_bytes;
+    void *area;
     int rc =
         set->create_bytes ? bmig_image_create(&set->image, set->create_bytes, &set->open, err) : 0;
 
@@ -92,6 +94,8 @@ static int run(const struct settings *set, char **uris, struct bmig_error *err)
     rc = bmig_pool_new(&pool, loop, set->pool_bytes);
     if (rc)
         return bmig_error_set(err, BMIG_FAILED, -rc, "pool: %s", bmig_strerror(-rc));
+    bmig_pool_area(pool, &area, &area_bytes);
+    bmig_loop_set_buffers(loop, area, area_bytes);
     rc = bmig_disk_attach(disk, loop, err);
     if (rc)
         return rc;
@@ -104,6 +108,7 @@ static int run(const struct settings *set, char **uris, struct bmig_error *err)
     }
     bmig_disk_detach(disk);
     bmig_disk_close(disk);
+    bmig_loop_set_buffers(loop, NULL, 0);
     bmig_pool_free(pool);
     return rc;
 }
