@@ -326,7 +326,7 @@ void nbds_client_cut(struct nbds_client *client)
  * waiting. TCP sizes its own. */
 static void set_socket_options(int fd)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
     socklen_t length = sizeof(address);
     int one = 1, bytes = 1 << 20;
 

@@ -178,7 +178,7 @@ static void info_or_go(struct bmig_nbds_handshake *hs, uint32_t option, const ui
         return;
     }
     for (uint32_t i = 0; i < count; i++) {
-        uint16_t kind = nbd_get_u16(kinds + 2 * i);
+        uint16_t kind = nbd_get_u16(kinds + 2 * (size_t)i);
 
         if (kind <= NBD_INFO_BLOCK_SIZE)
             asked |= 1u << kind;

@@ -329,11 +329,12 @@ int nbds_listen(struct bmig_nbd_server *server, const char *text, char **bound,
     rc = check_uri(server, &uri, err);
     if (rc == 0)
         rc = make_listener(&listener, server, &uri, err);
-    if (rc == 0 && bound && describe(listener, uri.host ? uri.host : "", bound)) {
+    if (listener && bound && describe(listener, uri.host ? uri.host : "", bound)) {
         listener_free(listener);
+        listener = NULL;
         rc = bmig_error_set(err, BMIG_FAILED, ENOMEM, "'%s': out of memory", text);
     }
-    if (rc == 0) {
+    if (listener) {
         listener->next = server->listeners;
         server->listeners = listener;
         accept_next(listener);
