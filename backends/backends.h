@@ -7,13 +7,13 @@
 
 #include "blockmig/core/disk.h"
 
-extern const struct bmig_driver
-    bmig_local_driver; /* file: and plain paths: files and block devices */
+/* file: and plain paths: files and block devices */
+extern const struct bmig_driver bmig_local_driver;
 extern const struct bmig_driver bmig_nfs_driver;
 extern const struct bmig_driver bmig_iscsi_driver;
 extern const struct bmig_driver bmig_nbd_driver;
-extern const struct bmig_driver
-    bmig_mem_driver; /* mem:?size=1G, mem:NAME?size= to find it again in this process */
+/* mem:?size=1G, mem:NAME?size= to find it again in this process */
+extern const struct bmig_driver bmig_mem_driver;
 
 extern const struct bmig_driver bmig_faults_driver;
 extern const struct bmig_driver bmig_delay_driver;
