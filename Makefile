@@ -79,7 +79,7 @@ help: ## say what the targets are
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 26
 
 deps: ## install by apt what building and testing need and is not there
-	packaging/install-deps build test
+	packaging/install-deps build test demo-vm
 
 check: deps ## install what is missing, build, and run all tests
 	$(MAKE) all tests
