@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
 # The NBD server with the clients there are: libnbd's nbdinfo and nbdcopy, QEMU's driver (qemu-img, qemu-io), and
-# fio's engine, on a unix socket and on TCP, on memory and on a file, on both kinds of loop.
+# fio's engine, on a unix socket and on TCP, on memory and on a file, on both kinds of loop; and by the worker.
 
 set -eu
 . "$(dirname "$0")/../lib/common.sh"
 
-requires nbdinfo nbdcopy qemu-img qemu-io fio jq cmp
+requires nbdinfo nbdcopy qemu-img qemu-io fio jq cmp socat
 SERVE=$BUILD/tests/tools/serve
 [ -x "$SERVE" ] || fail "no $SERVE: make tests"
 cd "$T"
@@ -142,4 +142,20 @@ for loop in uring epoll; do
     expect_fail ! qemu-io -f raw -c "write 0 512" "$UNIX"
     end "ro-$loop"
 done
+
+# The same by the real thing.
+start worker "$BIN/blockmig-worker" --control "$T/control"
+wait_for "$T/control"
+open=$(printf '{"id":1,"do":"open","volume":"disk","epoch":1,"primary":{"uri":"%s","format":"raw"},"listen":["%s","%s"]}' \
+    "$T/disk-epoll" "nbd+unix:///disk?socket=$T/worker.sock" "nbd://127.0.0.1:0/disk")
+{
+    echo "$open"
+    wait_until 20 test -s "$T/opened" || true # it hangs up on who hangs up
+} | socat - "UNIX-CONNECT:$T/control" >"$T/opened"
+jq -e '.ok and .size_bytes == 67108864' "$T/opened" >/dev/null || fail "the worker said $(cat "$T/opened")"
+UNIX=$(jq -r '.listen[0]' "$T/opened")
+TCP=$(jq -r '.listen[1]' "$T/opened")
+check_info "$TCP"
+check_qemu_io "$UNIX"
+check_copies "$UNIX"
 echo "ok"
