@@ -136,7 +136,7 @@ static int get_repo(struct bmig_api_request *request, struct bmig_error *err)
 
 static int post_repos(struct bmig_api_request *request, struct bmig_error *err)
 {
-    const char *name = NULL, *uri = NULL, *secret_file = NULL;
+    const char *name = "", *uri = "", *secret_file = NULL;
     uint64_t max_jobs = 0;
     const struct bmig_json_field fields[] = {
         {.name = "name", .type = BMIG_JSON_STRING, .value = &name, .required = true},
@@ -185,7 +185,7 @@ static int get_volume(struct bmig_api_request *request, struct bmig_error *err)
 
 static int post_volumes(struct bmig_api_request *request, struct bmig_error *err)
 {
-    const char *name = NULL, *repo = NULL, *format = NULL;
+    const char *name = "", *repo = "", *format = NULL; /* the required ones are set, or it fails */
     uint64_t size_bytes = 0;
     const struct bmig_json_field fields[] = {
         {.name = "name", .type = BMIG_JSON_STRING, .value = &name, .required = true},
@@ -201,7 +201,7 @@ static int post_volumes(struct bmig_api_request *request, struct bmig_error *err
 
 static int post_import(struct bmig_api_request *request, struct bmig_error *err)
 {
-    const char *name = NULL, *uri = NULL, *format = NULL;
+    const char *name = "", *uri = "", *format = NULL;
     const struct bmig_json_field fields[] = {
         {.name = "name", .type = BMIG_JSON_STRING, .value = &name, .required = true},
         {.name = "uri", .type = BMIG_JSON_STRING, .value = &uri, .required = true},

@@ -141,7 +141,7 @@ static int open_volume(struct launch *launch, struct bmig_client *worker, struct
         return rc;
     launch->bound = json_incref(json_object_get(reply, "listen"));
     json_decref(reply);
-    return rc;
+    return 0;
 }
 
 static int call_simple(struct bmig_client *worker, const char *verb, struct bmig_error *err)

@@ -114,7 +114,7 @@ want 201 POST /v1/moves \
 ID=$(field .id)
 wait_job "$ID" undo-window
 want 200 POST "/v1/jobs/$ID/commit"
-wait_job "$ID" done
+wait_job "$ID" "done"
 expect '.source_kept and (.result | contains("kept")) and (.verified | not)'
 [ -e "$T/b/v.raw" ] || fail "the source was to be kept"
 
@@ -181,7 +181,7 @@ want 201 POST /v1/volumes/import "{\"name\": \"i\", \"uri\": \"$T/own.img\", \"f
 expect '.repo == null and .size_bytes == 8388608 and (.image_made_here | not)'
 want 201 POST /v1/moves '{"volumes": ["i"], "destination": "b"}'
 ID=$(field .id)
-wait_job "$ID" done
+wait_job "$ID" "done"
 expect '.source_kept and (.result | contains("not made by blockmig"))'
 [ -e "$T/own.img" ] || fail "an imported image was removed"
 want 200 GET /v1/volumes/i

@@ -51,7 +51,7 @@ volume_is_on() { # PLACE: everywhere one looks, and nowhere else
 }
 
 moved() { # the job ends well and the volume is there
-    wait_job "$ID" done
+    wait_job "$ID" "done"
     volume_is_on "$(other)"
 }
 
@@ -185,7 +185,7 @@ for i in $(seq 8); do
         daemon_start
     done
     orders
-    wait_job "$ID" done
+    wait_job "$ID" "done"
     volume_is_on "$(other)"
 done
 

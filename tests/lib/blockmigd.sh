@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=bash
 #
 # A blockmigd of a test's own. Source after common.sh.
 #
@@ -18,7 +19,7 @@ ROOT=$T/root
 SOCKET=$ROOT/run/blockmigd.sock
 
 end_workers() {
-    local log pid
+    local pid
     # Only processes whose arguments name a control socket in our own folder.
     for pid in /proc/[0-9]*; do
         if { tr '\0' ' ' <"$pid/cmdline"; } 2>/dev/null | grep -qF -- "--control $ROOT/run/"; then
@@ -95,7 +96,7 @@ job_is() {
 
 wait_job() {
     local id=$1 state=$2 seconds=${3:-60}
-    wait_until "$seconds" job_is "$id" "$state" done failed cancelled || true
+    wait_until "$seconds" job_is "$id" "$state" "done" failed cancelled || true
     job_is "$id" "$state" || fail "job $id is not $state: $(cat "$T/reply") $(tail -20 "$T/blockmigd.log")"
 }
 
