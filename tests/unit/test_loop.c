@@ -710,6 +710,8 @@ static void *run_on_thread(void *opaque)
     struct counted_timer timer = new_timer(loop);
     bmig_timer_start(loop, &timer.timer, ms_ns);
     step_until(loop, &timer.fires, 1);
+    while (bmig_loop_outstanding(loop)) /* the io may take longer than the timer */
+        bmig_loop_step(loop, UINT64_MAX);
     return NULL;
 }
 
