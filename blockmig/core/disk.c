@@ -53,6 +53,9 @@ static void finish(struct bmig_disk *disk, struct bmig_request *request, int sta
 {
     request->status = status;
     request->next = NULL;
+    if (request->fua_hidden)
+        request->flags |= BMIG_FUA;
+    request->fua_hidden = false;
     if (disk->done_tail)
         disk->done_tail->next = request;
     else
@@ -116,22 +119,27 @@ static void child_done(struct bmig_disk *disk, struct bmig_request *child)
 static void run_done(struct bmig_task *task)
 {
     struct bmig_disk *disk = (struct bmig_disk *)((char *)task - offsetof(struct bmig_disk, task));
-    struct bmig_request *request = disk->done_head;
-    /* A done may give the disk to a thread that closes it, but never before a fence is done: a disk
-     * that is not being fenced now is not looked at behind its last done. One that a done begins to
-     * fence comes here again. */
-    bool fencing = disk->fencing;
-    disk->done_head = disk->done_tail = NULL;
-    while (request) {
-        struct bmig_request *next = request->next;
-        if (request->is_child)
+    /* The last done may give the disk to a thread that closes it, but never before a fence is done: a
+     * disk that is not being fenced is not looked at behind it. One that it begins to fence comes
+     * here again. */
+    struct bmig_request *last = disk->done_tail;
+    bool is_last = !last;
+    while (!is_last) {
+        struct bmig_request *request = disk->done_head;
+        is_last = request == last; /* what is answered from here on waits for the next turn */
+        disk->done_head = request->next;
+        if (!disk->done_head)
+            disk->done_tail = NULL;
+        if (request->is_child) {
             child_done(disk, request);
-        else
+        } else if (is_last && !disk->fencing) {
             request->done(request, request->status);
-        request = next;
+            return;
+        } else {
+            request->done(request, request->status);
+        }
     }
-    if (fencing)
-        fence_check(disk);
+    fence_check(disk);
 }
 
 /* ---- the driver's side ---- */
@@ -178,8 +186,13 @@ static void dispatch(struct bmig_disk *disk, struct bmig_request *request)
     hand_over(disk, request);
 }
 
+/* Not within itself, which a driver that ends requests inside submit would make it be: as deep as
+ * the queue is long. */
 static void start_waiting(struct bmig_disk *disk)
 {
+    if (disk->starting)
+        return;
+    disk->starting = true;
     while (disk->waiting_head &&
            (!disk->limits.max_requests || disk->in_flight < disk->limits.max_requests)) {
         struct bmig_request *request = disk->waiting_head;
@@ -188,6 +201,7 @@ static void start_waiting(struct bmig_disk *disk)
             disk->waiting_tail = NULL;
         hand_over(disk, request);
     }
+    disk->starting = false;
 }
 
 void bmig_disk_forward(struct bmig_disk *disk, struct bmig_request *request, uint64_t offset)
@@ -277,7 +291,7 @@ static void split_child(struct bmig_disk *disk, struct bmig_request *request,
     child->length = left;
     if (request->data && !write_zeroes)
         child->data = request->data + (split->cursor - request->offset);
-    if (split->flush_after)
+    if (!(disk->caps & BMIG_CAP_FUA))
         child->flags &= ~(uint32_t)BMIG_FUA;
     split->cursor += left;
 }
@@ -377,7 +391,10 @@ static void route_data(struct bmig_disk *disk, struct bmig_request *request)
                                    .flush_after = fua && disk->caps & BMIG_CAP_FLUSH});
         return;
     }
-    request->flags &= fua ? ~(uint32_t)BMIG_FUA : ~0u;
+    if (fua) { /* every write is stable at once here */
+        request->flags &= ~(uint32_t)BMIG_FUA;
+        request->fua_hidden = true;
+    }
     if ((uintptr_t)request->data & (limits->memory_align - 1)) {
         size_t align = limits->memory_align > 16 ? limits->memory_align : 16;
         uint8_t *aligned = aligned_alloc(align, (request->length + align - 1) / align * align);
@@ -504,6 +521,7 @@ void bmig_disk_submit(struct bmig_disk *disk, struct bmig_request *request)
     request->bounce = NULL;
     request->partial = NULL;
     request->rerouted = false;
+    request->fua_hidden = false;
     int status = check(disk, request);
     if (status != 0)
         finish(disk, request, status);

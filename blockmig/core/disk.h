@@ -150,6 +150,7 @@ struct bmig_disk {
     struct bmig_request *done_head, *done_tail;
     struct bmig_request *child_pool;
     struct bmig_task task;
+    bool starting; /* is handing over what waited */
     bool fencing, fenced;
     void (*fence_done)(struct bmig_disk *disk, void *user);
     void *fence_user;
@@ -168,7 +169,8 @@ void bmig_disk_close(struct bmig_disk *disk);
 /* Makes loop the owner, of next first. Loop's thread, as all that follow. */
 int bmig_disk_attach(struct bmig_disk *disk, struct bmig_loop *loop, struct bmig_error *err);
 
-/* Nothing may be in flight (asserted); wait for bmig_disk_idle or fence first. */
+/* Nothing may be in flight (asserted); wait for bmig_disk_idle or fence first. The last done may do
+ * it, and close the disk. */
 void bmig_disk_detach(struct bmig_disk *disk);
 
 /* Hands request to the disk; see struct bmig_request for what the caller owes and gets. Errors that

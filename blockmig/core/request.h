@@ -57,6 +57,7 @@ struct bmig_request {
     uint8_t path_depth;
     bool is_child;
     bool rerouted; /* a ZERO that its driver could not do after all */
+    bool fua_hidden; /* from a driver that has no FUA, until it is answered */
     struct bmig_partial *partial;
     uint32_t pending; /* children under way */
     int status;
