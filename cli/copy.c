@@ -251,6 +251,9 @@ static int compare(struct bmig_cli *cli, struct bmig_session *session, struct bm
             json_pack("{s:o,s:o,s:b,s:I,s:I}", "a", bmig_output_json_text(places[0].given), "b",
                       bmig_output_json_text(places[1].given), "equal", equal, "size_bytes",
                       (json_int_t)size, "bytes_different", (json_int_t)different);
+        uint64_t read =
+            session->disks[0]->stats.bytes[BMIG_READ] + session->disks[1]->stats.bytes[BMIG_READ];
+        json_object_set_new(answer, "bytes_read", json_integer((json_int_t)read));
         json_object_set_new(answer, "first_difference",
                             equal ? json_null() : json_integer((json_int_t)first));
         bmig_output_json(stdout, answer);

@@ -62,7 +62,8 @@ struct bmig_verifier {
     struct bmig_verify_op *free_ops;
     struct bmig_buffer_wait wait;
     bool waiting;
-    bool looking; /* at the secondary's extents */
+    bool looking;            /* at the secondary's extents */
+    bool looking_at_primary; /* or at the primary's */
     struct bmig_extents extents;
     struct bmig_request request;
     uint64_t look_first, look_end; /* regions */

@@ -6,7 +6,8 @@
  * again, and the third time with the guest's writes to it held. A difference makes the region
  * stale: it is copied and compared again. Where the secondary began as zero and nothing was ever
  * sent for a region, its extents are asked for instead of its bytes (or, where it can't tell, it is
- * taken to be what it was created as).
+ * taken to be what it was created as). A comparison alone, which no guest writes into, asks both
+ * for their extents where both can tell, and reads what is not zero on either.
  */
 #include <assert.h>
 #include <errno.h>
@@ -196,23 +197,45 @@ static void range_granted(struct bmig_range *range)
 
 /* ---- regions that were never written ---- */
 
-/* Whether region is what it was created as, as far as we know. */
+/* Whether region may be judged without reading it: as far as we know, it is what it was created as;
+ * or in a comparison, nothing was learnt of it yet and both can tell. */
 static bool untouched(const struct bmig_mirror *mirror, uint64_t region)
 {
-    return mirror->secondary_known_zero && !bmig_region_is_written(&mirror->map, region) &&
+    bool may = mirror->secondary_known_zero;
+    if (mirror->verifier.only)
+        may = bmig_primary(mirror)->caps & bmig_secondary(mirror)->caps & BMIG_CAP_EXTENTS;
+    return may && !bmig_region_is_written(&mirror->map, region) &&
            bmig_region_is_clean(&mirror->map, region);
 }
 
-static void looked(struct bmig_request *request, int status)
+static void looked(struct bmig_request *request, int status);
+
+static void ask(struct bmig_mirror *mirror, struct bmig_disk *disk)
 {
-    struct bmig_mirror *mirror = request->user;
+    struct bmig_verifier *verifier = &mirror->verifier;
+    uint64_t start = bmig_region_start(&mirror->map, verifier->look_first);
+    verifier->request = (struct bmig_request){
+        .op = BMIG_EXTENTS,
+        .offset = start,
+        .length = bmig_region_end(&mirror->map, verifier->look_end - 1) - start,
+        .extents = &verifier->extents,
+        .done = looked,
+        .user = mirror,
+    };
+    verifier->looking = true;
+    mirror->busy++;
+    bmig_disk_submit(disk, &verifier->request);
+}
+
+/* Goes through the answer: notes what has to be read, and of the rest what is done, if zero there
+ * says all. Returns the first region that the answer does not reach. */
+static uint64_t digest(struct bmig_mirror *mirror, bool says_all)
+{
     struct bmig_verifier *verifier = &mirror->verifier;
     struct bmig_region_map *map = &mirror->map;
     uint64_t at = bmig_region_start(map, verifier->look_first);
     uint64_t region = verifier->look_first;
-    verifier->looking = false;
-    mirror->busy--;
-    for (uint32_t i = 0; status == 0 && i < verifier->extents.count; i++) {
+    for (uint32_t i = 0; i < verifier->extents.count; i++) {
         const struct bmig_extent *extent = &verifier->extents.list[i];
         at += extent->length_bytes;
         bool zero = extent->flags & BMIG_EXTENT_ZERO;
@@ -220,14 +243,33 @@ static void looked(struct bmig_request *request, int status)
             bool whole = bmig_region_end(map, region) <= at;
             if (zero && !whole)
                 break; /* the next extent says about its rest */
-            if (zero && untouched(mirror, region))
-                set_done(mirror, region);
-            else
+            if (!zero || !untouched(mirror, region))
                 bmig_region_note_write(map, region, region); /* its bytes have to be read */
+            else if (says_all)
+                set_done(mirror, region);
         }
     }
-    if (status != 0)
-        bmig_region_note_write(map, region, region);
+    return region;
+}
+
+static void looked(struct bmig_request *request, int status)
+{
+    struct bmig_mirror *mirror = request->user;
+    struct bmig_verifier *verifier = &mirror->verifier;
+    bool says_all = !verifier->only || verifier->looking_at_primary;
+    uint64_t first = verifier->look_first;
+    verifier->looking = false;
+    verifier->looking_at_primary = false;
+    mirror->busy--;
+    uint64_t end = status == 0 ? digest(mirror, says_all) : first;
+    if (end == first) /* no answer of use: it is read */
+        bmig_region_note_write(&mirror->map, first, first);
+    if (end > first && !says_all && !mirror->stopping) {
+        verifier->look_end = end;
+        verifier->looking_at_primary = true;
+        ask(mirror, bmig_primary(mirror));
+        return;
+    }
     bmig_mirror_advance(mirror);
 }
 
@@ -236,10 +278,9 @@ static void looked(struct bmig_request *request, int status)
 static bool look(struct bmig_mirror *mirror, uint64_t region)
 {
     struct bmig_verifier *verifier = &mirror->verifier;
-    struct bmig_region_map *map = &mirror->map;
     bool can_tell = bmig_secondary(mirror)->caps & BMIG_CAP_EXTENTS;
     uint64_t end = region;
-    uint64_t most = min(map->count, region + LOOK_REGIONS);
+    uint64_t most = min(mirror->map.count, region + LOOK_REGIONS);
     while (end < most && is_todo(verifier, end) && untouched(mirror, end)) {
         if (!can_tell)
             set_done(mirror, end);
@@ -247,20 +288,9 @@ static bool look(struct bmig_mirror *mirror, uint64_t region)
     }
     if (!can_tell)
         return false;
-    uint64_t start = bmig_region_start(map, region);
     verifier->look_first = region;
     verifier->look_end = end;
-    verifier->request = (struct bmig_request){
-        .op = BMIG_EXTENTS,
-        .offset = start,
-        .length = bmig_region_end(map, end - 1) - start,
-        .extents = &verifier->extents,
-        .done = looked,
-        .user = mirror,
-    };
-    verifier->looking = true;
-    mirror->busy++;
-    bmig_disk_submit(bmig_secondary(mirror), &verifier->request);
+    ask(mirror, bmig_secondary(mirror));
     return true;
 }
 
