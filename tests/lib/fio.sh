@@ -19,7 +19,7 @@ guest_start() {
     GUEST_LOG=$T/$name
     rm -f "$GUEST_LOG"_*.log "$GUEST_LOG.json"
     fio --name="$name" --ioengine=nbd --uri="$uri" --rw=randwrite --bs=4k --iodepth=16 --size="$size" \
-        --time_based --runtime=600 --randrepeat=0 --norandommap --refill_buffers=0 \
+        --time_based --runtime=600 --verify_state_save=0 --randrepeat=0 --norandommap --refill_buffers=0 \
         --write_lat_log="$GUEST_LOG" --log_unix_epoch=1 --log_entries=1048576 --disable_slat=1 --disable_clat=1 \
         --output="$GUEST_LOG.json" --output-format=json --eta=never "${limit[@]}" "$@" \
         >"$GUEST_LOG.out" 2>&1 </dev/null &
