@@ -166,13 +166,17 @@ void bmig_volume_issue_change(struct bmig_volume_op *op)
     unsigned primary = volume->primary;
     unsigned secondary = 1 - primary;
     uint64_t start = 0, end = 0;
+    if (volume->mirror && op->op == BMIG_DISCARD) { /* it waited for its range since before */
+        op->op = BMIG_ZERO;
+        op->flags |= BMIG_MAY_UNMAP;
+    }
     bool both = volume->mirror &&
                 bmig_mirror_before_change(volume->mirror, op->offset, op->length, &start, &end);
     /* Before the switch nothing needs the secondary's promise: its flush before the record covers
      * what had ended by then. What has not ended by then has to be as durable on both. */
-    uint32_t flags = op->flags | BMIG_REPLAYABLE;
+    uint32_t flags = op->flags;
     if (!volume->in_doubt)
-        flags &= ~(uint32_t)BMIG_FUA;
+        flags = (flags | BMIG_REPLAYABLE) & ~(uint32_t)BMIG_FUA;
     op->legs_used = op->legs_out = (uint8_t)(1 << primary | (both ? 1 << secondary : 0));
     op->status[0] = op->status[1] = 0;
     if (!op->in_list)
@@ -306,27 +310,40 @@ static void submit_flush(struct bmig_volume_op *op)
 /* ---- reads ---- */
 
 static void read_from(struct bmig_volume_op *op, unsigned replica);
+static void read_behind_changes(struct bmig_volume_op *op);
+
+/* Whether changes under way overlap the range: some of before the flip, some that began after it.
+ */
+static void overlapping_changes(const struct bmig_volume *volume, uint64_t offset, uint64_t length,
+                                bool *before, bool *after)
+{
+    *before = *after = false;
+    for (const struct bmig_volume_op *op = volume->changes; op; op = op->next)
+        if (op->request && op->op != BMIG_FLUSH && op->offset < offset + length &&
+            offset < op->offset + op->length)
+            *(op->old ? before : after) = true;
+}
 
 static void read_done(struct bmig_request *leg, int status)
 {
     struct bmig_volume_op *op = leg->user;
     struct bmig_volume *volume = op->volume;
     unsigned replica = leg == &op->legs[1];
-    if (status != 0 && replica != volume->primary) {
-        read_from(op, volume->primary); /* it went to the old primary, which no longer counts */
+    bool elsewhere = replica != volume->primary;
+    bool before = false, after = false;
+    if (!op->has_range && (elsewhere || volume->old_count))
+        overlapping_changes(volume, op->offset, op->length, &before, &after);
+    /* It went to the old primary, which no longer counts, and failed; or a flip came while it was
+     * under way, and it may have seen of a change what those who read now do not. */
+    if (elsewhere ? status != 0 || after : before) {
+        if (op->has_range)
+            read_from(op, volume->primary);
+        else
+            read_behind_changes(op);
         return;
     }
     bmig_volume_answer(op, status);
     op_put(op);
-}
-
-static bool overlaps_old_change(const struct bmig_volume *volume, uint64_t offset, uint64_t length)
-{
-    for (const struct bmig_volume_op *op = volume->changes; op; op = op->next)
-        if (op->old && op->op != BMIG_FLUSH && op->offset < offset + length &&
-            offset < op->offset + op->length)
-            return true;
-    return false;
 }
 
 static void read_from(struct bmig_volume_op *op, unsigned replica)
@@ -352,16 +369,23 @@ static void read_granted(struct bmig_range *range)
 static void submit_read(struct bmig_volume_op *op)
 {
     struct bmig_volume *volume = op->volume;
-    if (!volume->old_count || !overlaps_old_change(volume, op->offset, op->length)) {
+    bool before = false, after = false;
+    if (volume->old_count)
+        overlapping_changes(volume, op->offset, op->length, &before, &after);
+    if (!before)
         read_from(op, volume->primary);
-        return;
-    }
-    if (volume->mirror && bmig_mirror_is_clean(volume->mirror, op->offset, op->length)) {
+    else if (!after && volume->mirror &&
+             bmig_mirror_is_clean(volume->mirror, op->offset, op->length))
         read_from(op, 1 - volume->primary);
-        return;
-    }
-    /* The old primary lacks something here, for a leg failed: the one case in which a read waits.
-     */
+    else
+        read_behind_changes(op);
+}
+
+/* The one case in which a read waits: part of it may have been read new from the old primary alone,
+ * and part new from the new one alone, or the old one lacks something, for a leg failed. */
+static void read_behind_changes(struct bmig_volume_op *op)
+{
+    struct bmig_volume *volume = op->volume;
     op->range = (struct bmig_range){
         .start = op->offset, .end = op->offset + op->length, .granted = read_granted, .user = op};
     op->has_range = true;

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The mirror where two things meet: a flip and reads, a copy and a retry, a flush and what is under
+ * way, a hang and those who wait for it.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockmig/engine/mirror_internal.h"
+#include "tests/unit/disk_helper.h"
+#include "tests/unit/engine_rig.h"
+
+#define MIB    (UINT64_C(1) << 20)
+#define REGION UINT64_C(65536)
+#define SIZE   (4 * MIB)
+#define MS     UINT64_C(1000000)
+#define SECOND UINT64_C(1000000000)
+
+static struct engine_rig rig;
+static struct bmig_disk *record[2], *faults[2], *delay[2];
+
+static void set_up(void)
+{
+    engine_rig_init(&rig, SIZE);
+    for (int i = 0; i < 2; i++) {
+        record[i] = bmig_record_find(rig.disks[i]);
+        faults[i] = bmig_faults_find(rig.disks[i]);
+        delay[i] = bmig_delay_find(rig.disks[i]);
+    }
+    engine_rig_fill(&rig, rig.disks[0], 0, SIZE, 7);
+}
+
+static void tear_down(void)
+{
+    for (int i = 0; i < 2; i++) {
+        bmig_faults_clear(faults[i]);
+        bmig_delay_set_hang(delay[i], 0);
+        bmig_delay_release(delay[i], 1000);
+    }
+    engine_rig_fini(&rig);
+}
+
+static void synced(bool verify)
+{
+    engine_rig_mirror(&rig, true, verify);
+    engine_rig_until(&rig, BMIG_MIRROR_SYNCED);
+}
+
+/* Steps until *flag, for so long at most. */
+START_TEST(read_over_a_change_before_the_flip_and_one_after_it_never_goes_back)
+{
+    struct engine_rig_request before, after;
+    uint8_t data[8192];
+    synced(false);
+    ck_assert_int_eq(engine_rig_prepare(&rig), 0);
+    bmig_delay_set(delay[0], 1 << BMIG_WRITE, 300 * MS, 0);
+    engine_rig_submit(&rig, &before, BMIG_WRITE, 0, 4096, 7);
+    engine_rig_run_for(&rig, 10 * MS);
+    bmig_mirror_switch_commit(rig.volume, 2);
+    engine_rig_submit(&rig, &after, BMIG_WRITE, 4096, 4096, 8);
+    engine_rig_run_for(&rig, 10 * MS);
+    ck_assert_int_eq(engine_rig_do(&rig, BMIG_READ, 4096, 4096, 0, data), 0);
+    ck_assert_uint_eq(data[0], 8); /* the new primary has it */
+    ck_assert_int_eq(engine_rig_do(&rig, BMIG_READ, 0, 8192, 0, data), 0);
+    ck_assert_uint_eq(data[4096], 8);
+    ck_assert_int_eq(engine_rig_wait(&rig, &before, NULL), 0);
+    ck_assert_int_eq(engine_rig_wait(&rig, &after, NULL), 0);
+}
+END_TEST
+
+START_TEST(read_under_way_at_the_flip_sees_no_more_than_those_after_it)
+{
+    struct engine_rig_request read, write;
+    uint8_t first[4096], second[4096];
+    synced(false);
+    ck_assert_int_eq(engine_rig_prepare(&rig), 0);
+    bmig_delay_set(delay[0], 1 << BMIG_READ, 50 * MS, 0);
+    bmig_delay_set(delay[1], 1 << BMIG_WRITE, 300 * MS, 0);
+    engine_rig_submit(&rig, &read, BMIG_READ, 0, 4096, 0);
+    bmig_mirror_switch_commit(rig.volume, 2);
+    engine_rig_submit(&rig, &write, BMIG_WRITE, 0, 4096, 8); /* the old primary has it first */
+    ck_assert_int_eq(engine_rig_wait(&rig, &read, first), 0);
+    ck_assert_int_eq(engine_rig_do(&rig, BMIG_READ, 0, 4096, 0, second), 0);
+    ck_assert(first[0] != 8 || second[0] == 8);
+    ck_assert_int_eq(engine_rig_wait(&rig, &write, NULL), 0);
+}
+END_TEST
+
+START_TEST(discard_that_waited_since_before_the_mirror_leaves_the_replicas_equal)
+{
+    struct engine_rig_request write, discard;
+    rig.disks[1]->caps &= ~(uint32_t)BMIG_CAP_DISCARD;
+    bmig_delay_set_hang(delay[0], 1 << BMIG_WRITE);
+    engine_rig_submit(&rig, &write, BMIG_WRITE, 0, 4096, 5);
+    engine_rig_submit(&rig, &discard, BMIG_DISCARD, 0, 4 * REGION, 0);
+    engine_rig_mirror(&rig, true, false);
+    engine_rig_run_for(&rig, SECOND); /* what no change holds is copied meanwhile */
+    bmig_delay_set_hang(delay[0], 0);
+    bmig_delay_release(delay[0], 1000);
+    ck_assert_int_eq(engine_rig_wait(&rig, &write, NULL), 0);
+    ck_assert_int_eq(engine_rig_wait(&rig, &discard, NULL), 0);
+    engine_rig_until(&rig, BMIG_MIRROR_SYNCED);
+    ck_assert(engine_rig_equal(&rig));
+}
+END_TEST
+
+START_TEST(write_in_doubt_leaves_no_replica_without_the_means_to_repeat_it)
+{
+    synced(false);
+    ck_assert_int_eq(engine_rig_prepare(&rig), 0);
+    ck_assert_int_eq(engine_rig_do(&rig, BMIG_WRITE, 0, 4096, 5, NULL), 0);
+    size_t count = bmig_record_count(record[1]);
+    const struct bmig_record_entry *leg = bmig_record_at(record[1], count - 1);
+    ck_assert_int_eq(leg->op, BMIG_WRITE);
+    ck_assert_uint_eq(leg->flags & BMIG_REPLAYABLE, 0);
+    bmig_mirror_switch_commit(rig.volume, 2);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("mirror_races");
+    TCase *tcase = tcase_create("all");
+    tcase_add_checked_fixture(tcase, set_up, tear_down);
+    tcase_set_timeout(tcase, 60);
+    tcase_add_test(tcase, read_over_a_change_before_the_flip_and_one_after_it_never_goes_back);
+    tcase_add_test(tcase, read_under_way_at_the_flip_sees_no_more_than_those_after_it);
+    tcase_add_test(tcase, discard_that_waited_since_before_the_mirror_leaves_the_replicas_equal);
+    tcase_add_test(tcase, write_in_doubt_leaves_no_replica_without_the_means_to_repeat_it);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
