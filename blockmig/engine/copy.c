@@ -135,12 +135,16 @@ static void written(struct bmig_request *request, int status)
     write_on(op);
 }
 
-/* Whether the secondary reads as zero at offset without our doing. */
-static bool target_is_zero(const struct bmig_copy_op *op, uint64_t offset)
+/* Whether the secondary reads as zero in [start, stop) without our doing. */
+static bool target_is_zero(const struct bmig_copy_op *op, uint64_t start, uint64_t stop)
 {
     const struct bmig_mirror *mirror = op->mirror;
-    return mirror->secondary_known_zero &&
-           !bmig_region_is_written(&mirror->map, bmig_region_of(&mirror->map, offset));
+    const struct bmig_region_map *map = &mirror->map;
+    uint64_t last = bmig_region_of(map, stop - 1);
+    for (uint64_t region = bmig_region_of(map, start); region <= last; region++)
+        if (bmig_region_is_written(map, region))
+            return false;
+    return mirror->secondary_known_zero;
 }
 
 static uint64_t unit_end(const struct bmig_copy_op *op, uint64_t at)
@@ -172,7 +176,7 @@ static bool next_run(struct bmig_copy_op *op, uint64_t *start, uint64_t *stop, b
     uint64_t run_start = at;
     while (at < op->end) {
         uint64_t zeroes_end = zero_run(op, at);
-        bool skip = zeroes_end > at && target_is_zero(op, at) && target_is_zero(op, zeroes_end - 1);
+        bool skip = zeroes_end > at && target_is_zero(op, at, zeroes_end);
         bool send = zeroes_end > at && !skip && quick &&
                     (zeroes_end - at >= ZERO_RUN_MIN || (at == op->start && zeroes_end == op->end));
         if ((skip || send) && at > run_start)
@@ -382,7 +386,10 @@ void bmig_copy_pump(struct bmig_mirror *mirror)
 
 void bmig_copy_restart(struct bmig_mirror *mirror)
 {
-    mirror->copier.cursor = 0;
+    /* With copies under way, what they copy is stale still and would be begun once more; the pump
+     * begins anew when the last has ended. */
+    if (mirror->copier.ops_out == 0)
+        mirror->copier.cursor = 0;
 }
 
 uint64_t bmig_copy_oldest_ns(const struct bmig_mirror *mirror)

@@ -48,6 +48,17 @@ static void synced(bool verify)
     engine_rig_until(&rig, BMIG_MIRROR_SYNCED);
 }
 
+static void fail_at(int disk, enum bmig_op op, uint64_t offset, uint64_t length)
+{
+    struct bmig_fault fault = {.kind = BMIG_FAULT_ERROR,
+                               .ops = 1u << op,
+                               .error = EIO,
+                               .times = 1,
+                               .offset = offset,
+                               .length = length};
+    bmig_faults_add(faults[disk], &fault);
+}
+
 /* Steps until *flag, for so long at most. */
 START_TEST(read_over_a_change_before_the_flip_and_one_after_it_never_goes_back)
 {
@@ -85,6 +96,35 @@ START_TEST(read_under_way_at_the_flip_sees_no_more_than_those_after_it)
     ck_assert_int_eq(engine_rig_do(&rig, BMIG_READ, 0, 4096, 0, second), 0);
     ck_assert(first[0] != 8 || second[0] == 8);
     ck_assert_int_eq(engine_rig_wait(&rig, &write, NULL), 0);
+}
+END_TEST
+
+START_TEST(copy_that_is_tried_again_does_not_overtake_itself)
+{
+    fail_at(0, BMIG_READ, 3 * MIB, 512);
+    bmig_delay_set_hang(delay[1], 1 << BMIG_WRITE);
+    engine_rig_mirror(&rig, true, false);
+    engine_rig_run_for(&rig, 10 * MS); /* copies hang, one has failed */
+    ck_assert_int_eq(engine_rig_do(&rig, BMIG_WRITE, 4096, 4096, 5, NULL), 0);
+    bmig_delay_set_hang(delay[1], 0);
+    engine_rig_run_for(&rig, 2 * SECOND);
+    bmig_delay_release(delay[1], 1000);
+    engine_rig_until(&rig, BMIG_MIRROR_SYNCED);
+    ck_assert(engine_rig_equal(&rig));
+}
+END_TEST
+
+START_TEST(zeroes_are_left_out_only_where_nothing_was_written_in_their_midst)
+{
+    ck_assert_int_eq(engine_rig_do(&rig, BMIG_WRITE, 0, REGION, 0, NULL), 0);
+    ck_assert_int_eq(engine_rig_do(&rig, BMIG_WRITE, 2 * REGION, REGION, 0, NULL), 0);
+    fail_at(1, BMIG_WRITE, 5 * REGION, 512);
+    rig.disks[0]->caps &= ~(uint32_t)BMIG_CAP_EXTENTS; /* zeroes are seen only as they are read */
+    engine_rig_mirror(&rig, true, false);
+    engine_rig_run_for(&rig, 10 * MS); /* region 1 is written, but the piece has failed */
+    ck_assert_int_eq(engine_rig_do(&rig, BMIG_WRITE, REGION, REGION, 0, NULL), 0);
+    engine_rig_until(&rig, BMIG_MIRROR_SYNCED);
+    ck_assert(engine_rig_equal(&rig));
 }
 END_TEST
 
@@ -127,6 +167,8 @@ int main(void)
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, read_over_a_change_before_the_flip_and_one_after_it_never_goes_back);
     tcase_add_test(tcase, read_under_way_at_the_flip_sees_no_more_than_those_after_it);
+    tcase_add_test(tcase, copy_that_is_tried_again_does_not_overtake_itself);
+    tcase_add_test(tcase, zeroes_are_left_out_only_where_nothing_was_written_in_their_midst);
     tcase_add_test(tcase, discard_that_waited_since_before_the_mirror_leaves_the_replicas_equal);
     tcase_add_test(tcase, write_in_doubt_leaves_no_replica_without_the_means_to_repeat_it);
     suite_add_tcase(suite, tcase);
