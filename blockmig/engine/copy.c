@@ -36,10 +36,9 @@ struct bmig_copy_op {
     uint64_t sent_bytes;
     int status;
     const char *where;
-    uint64_t started_ns;
     uint32_t writes_out;
     uint32_t writes_free; /* bit per slot */
-    struct bmig_copy_op *next, *prev;
+    struct bmig_copy_op *next;
     struct bmig_request read;
     struct bmig_request writes[WRITES_MAX];
 };
@@ -57,22 +56,12 @@ static struct bmig_copy_op *op_get(struct bmig_mirror *mirror)
     memset(op, 0, offsetof(struct bmig_copy_op, read));
     op->mirror = mirror;
     op->writes_free = (1u << WRITES_MAX) - 1;
-    op->next = copier->list;
-    if (op->next)
-        op->next->prev = op;
-    copier->list = op;
     return op;
 }
 
 static void op_put(struct bmig_copy_op *op)
 {
     struct bmig_copier *copier = &op->mirror->copier;
-    if (op->prev)
-        op->prev->next = op->next;
-    else
-        copier->list = op->next;
-    if (op->next)
-        op->next->prev = op->prev;
     op->next = copier->free_ops;
     copier->free_ops = op;
 }
@@ -249,6 +238,7 @@ static void have_read(struct bmig_request *request, int status)
 
 static void go(struct bmig_copy_op *op)
 {
+    bmig_visit_go(&op->visit, bmig_loop_now_ns(op->mirror->volume->loop));
     if (op->zero) {
         op->cursor = op->end;
         send_run(op, op->start, op->end, true);
@@ -337,13 +327,13 @@ static bool start_piece(struct bmig_mirror *mirror, uint64_t region)
             op->again_bytes +=
                 bmig_region_end(map, region + i) - bmig_region_start(map, region + i);
     op->buffer = buffer;
-    op->started_ns = bmig_loop_now_ns(mirror->volume->loop);
     bmig_visit_begin(&mirror->visits, &op->visit, region, count);
     copier->ops_out++;
     copier->bytes_out += stop - start;
     mirror->busy++;
     copier->cursor = region + count;
     if (insist) {
+        op->visit.holds = true;
         op->range = (struct bmig_range){
             .start = start, .end = stop, .exclusive = true, .granted = range_granted, .user = op};
         if (!bmig_range_lock_acquire(&mirror->volume->lock, &op->range))
@@ -390,14 +380,6 @@ void bmig_copy_restart(struct bmig_mirror *mirror)
      * begins anew when the last has ended. */
     if (mirror->copier.ops_out == 0)
         mirror->copier.cursor = 0;
-}
-
-uint64_t bmig_copy_oldest_ns(const struct bmig_mirror *mirror)
-{
-    uint64_t oldest = UINT64_MAX;
-    for (const struct bmig_copy_op *op = mirror->copier.list; op; op = op->next)
-        oldest = min(oldest, op->started_ns);
-    return oldest;
 }
 
 void bmig_copy_fini(struct bmig_mirror *mirror)

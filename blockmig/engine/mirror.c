@@ -226,13 +226,20 @@ static void make_stale(struct bmig_mirror *mirror, uint64_t offset, uint64_t len
         bmig_region_set_stale(&mirror->map, region);
 }
 
+/* What was sent since the last good flush may be lost, the first half of a copy under way too. */
+static void flush_failed(struct bmig_mirror *mirror)
+{
+    bmig_region_flush_end(&mirror->map, false);
+    bmig_visits_taint(&mirror->visits, 0, mirror->map.count - 1);
+}
+
 void bmig_mirror_after_change(struct bmig_mirror *mirror, const struct bmig_volume_op *op,
                               int primary_status, int secondary_status)
 {
     if (primary_status == 0 && secondary_status == 0)
         return;
     if (op->op == BMIG_FLUSH)
-        bmig_region_flush_end(&mirror->map, false);
+        flush_failed(mirror);
     else
         make_stale(mirror, op->offset, op->length);
     if (secondary_status != 0)
@@ -254,7 +261,10 @@ static void flushed(struct bmig_request *request, int status)
     mirror->busy--;
     mirror->flushing = false;
     mirror->flush_for_prepare = false;
-    bmig_region_flush_end(&mirror->map, status == 0);
+    if (status == 0)
+        bmig_region_flush_end(&mirror->map, true);
+    else
+        flush_failed(mirror);
     if (status != 0) {
         mirror->flushed = false;
         bmig_mirror_trouble(mirror, "target", 0, status);
@@ -266,13 +276,28 @@ static void flushed(struct bmig_request *request, int status)
     bmig_mirror_advance(mirror);
 }
 
+/* A flush promises nothing of what is still under way when it begins. */
+static void note_under_way(struct bmig_mirror *mirror)
+{
+    const struct bmig_volume *volume = mirror->volume;
+    struct bmig_region_map *map = &mirror->map;
+    for (const struct bmig_volume_op *op = volume->changes; op; op = op->next)
+        if (op->legs_out & 1 << (1 - volume->primary) && op->length)
+            bmig_region_note_write(map, bmig_region_of(map, op->offset),
+                                   bmig_region_of(map, op->offset + op->length - 1));
+    for (const struct bmig_visit *visit = mirror->visits.head; visit; visit = visit->next)
+        bmig_region_set_unflushed(map, visit->first, visit->first + visit->count - 1);
+}
+
 void bmig_mirror_flush(struct bmig_mirror *mirror)
 {
     if (mirror->flushing || mirror->fencing)
         return;
     bmig_region_flush_begin(&mirror->map);
+    note_under_way(mirror);
     mirror->flushing = true;
-    mirror->flushed = true;
+    mirror->flush_began_ns = bmig_loop_now_ns(mirror->volume->loop);
+    mirror->flushed = mirror->copier.ops_out == 0;
     mirror->unflushed_bytes = 0;
     mirror->busy++;
     mirror->flush = (struct bmig_request){.op = BMIG_FLUSH, .done = flushed, .user = mirror};
@@ -381,25 +406,46 @@ static void measure_rate(struct bmig_mirror *mirror, uint64_t now_ns)
     mirror->rate_base = done;
 }
 
+static bool older(uint64_t began_ns, uint64_t now_ns, uint64_t bound_ns)
+{
+    return now_ns > began_ns && now_ns - began_ns > bound_ns;
+}
+
+/* Whether something of the mirror's own takes too long: a visit for which the guest waits no longer
+ * than a leg may. */
+static bool own_work_is_late(const struct bmig_mirror *mirror, uint64_t now_ns)
+{
+    uint64_t bound_ns = mirror->options.leg_timeout_ns;
+    uint64_t long_ns = max(BMIG_COPY_TIMEOUT_NS, bound_ns);
+    bool guest_waits = mirror->volume->lock.waiting_count;
+    for (const struct bmig_visit *visit = mirror->visits.head; visit; visit = visit->next)
+        if (visit->going &&
+            older(visit->began_ns, now_ns, visit->holds && guest_waits ? bound_ns : long_ns))
+            return true;
+    return (mirror->flushing && older(mirror->flush_began_ns, now_ns, long_ns)) ||
+           (mirror->verifier.looking && older(mirror->verifier.look_began_ns, now_ns, long_ns));
+}
+
 /* A secondary that does not answer within the bound is given up. In doubt nothing is decided: the
- * changes wait for the record. */
+ * changes wait for the record; but as long as the record has not been asked for, there is no doubt.
+ */
 static void check_legs(struct bmig_mirror *mirror, uint64_t now_ns)
 {
     struct bmig_volume *volume = mirror->volume;
     uint8_t secondary_bit = (uint8_t)(1 << (1 - volume->primary));
     uint64_t bound_ns = mirror->options.leg_timeout_ns;
     bool late = false;
-    if (volume->in_doubt || mirror->state == BMIG_MIRROR_DEGRADED)
+    if ((volume->in_doubt && !mirror->preparing) || mirror->state == BMIG_MIRROR_DEGRADED)
         return;
     for (const struct bmig_volume_op *op = volume->changes; op && !late; op = op->next)
         late = op->request && op->legs_out & secondary_bit && now_ns - op->started_ns > bound_ns;
-    uint64_t oldest_ns = bmig_copy_oldest_ns(mirror);
-    bool copy_late = oldest_ns != UINT64_MAX && now_ns > oldest_ns &&
-                     now_ns - oldest_ns > max(BMIG_COPY_TIMEOUT_NS, bound_ns);
+    bool own_late = own_work_is_late(mirror, now_ns);
+    if ((late || own_late) && mirror->preparing)
+        bmig_switch_prepare_fails(mirror, -ETIMEDOUT);
     if (late)
         bmig_mirror_give_up(mirror, -ETIMEDOUT,
                             "target: a guest write got no answer within the bound");
-    else if (copy_late)
+    else if (own_late)
         bmig_mirror_give_up(mirror, -ETIMEDOUT, "the copy got no answer within its bound");
 }
 
@@ -478,7 +524,7 @@ static void run_task(struct bmig_task *task)
     mirror->event_count = 0;
     for (uint32_t i = 0; i < count && mirror->event; i++)
         mirror->event(mirror->user, events[i]);
-    if (mirror->stopping)
+    if (mirror->stopping && !mirror->task.queued)
         stop_go_on(mirror);
 }
 

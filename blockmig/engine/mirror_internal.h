@@ -45,7 +45,7 @@ struct bmig_copier {
     uint64_t cursor; /* region */
     uint32_t ops_out;
     uint64_t bytes_out;
-    struct bmig_copy_op *free_ops, *list;
+    struct bmig_copy_op *free_ops;
     struct bmig_buffer_wait wait;
     bool waiting;
 };
@@ -64,6 +64,7 @@ struct bmig_verifier {
     bool waiting;
     bool looking;            /* at the secondary's extents */
     bool looking_at_primary; /* or at the primary's */
+    uint64_t look_began_ns;
     struct bmig_extents extents;
     struct bmig_request request;
     uint64_t look_first, look_end; /* regions */
@@ -96,6 +97,7 @@ struct bmig_mirror {
 
     struct bmig_request flush;
     bool flushing, flush_for_prepare;
+    uint64_t flush_began_ns;
     bool flushed; /* nothing was written to the secondary since its last good flush began */
     uint64_t unflushed_bytes;
 
@@ -152,8 +154,6 @@ bool bmig_mirror_guest_in(const struct bmig_mirror *mirror, uint64_t first, uint
 void bmig_copy_pump(struct bmig_mirror *mirror);
 void bmig_copy_restart(struct bmig_mirror *mirror); /* from the first stale region */
 void bmig_copy_fini(struct bmig_mirror *mirror);
-uint64_t
-bmig_copy_oldest_ns(const struct bmig_mirror *mirror); /* start of the oldest; UINT64_MAX */
 
 /* ---- scout.c ---- */
 int bmig_scout_init(struct bmig_mirror *mirror);
@@ -174,6 +174,9 @@ bool bmig_verify_idle(const struct bmig_mirror *mirror);
 
 /* ---- switch.c ---- */
 void bmig_switch_flushed(struct bmig_mirror *mirror, int status);
+/* Ends a preparation that can't be waited for: nothing was handed over yet, so it is as if a leg
+ * had failed. */
+void bmig_switch_prepare_fails(struct bmig_mirror *mirror, int status);
 
 /* ---- mirror.c, for transfer.c ---- */
 /* bmig_mirror_start where the secondary is only read: everything counts as clean and is compared.

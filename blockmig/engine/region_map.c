@@ -126,6 +126,12 @@ void bmig_region_note_write(struct bmig_region_map *map, uint64_t first, uint64_
     }
 }
 
+void bmig_region_set_unflushed(struct bmig_region_map *map, uint64_t first, uint64_t last)
+{
+    for (uint64_t region = first; region <= last; region++)
+        set(map->unflushed[0], region);
+}
+
 uint64_t bmig_region_next_stale(const struct bmig_region_map *map, uint64_t from)
 {
     if (map->stale_count == 0)

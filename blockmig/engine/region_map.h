@@ -61,6 +61,9 @@ void bmig_region_set_hot(struct bmig_region_map *map, uint64_t region);
 /* Notes that [first, last] are being changed on the secondary: written and unflushed. */
 void bmig_region_note_write(struct bmig_region_map *map, uint64_t first, uint64_t last);
 
+/* Notes that [first, last] may be changing on the secondary: unflushed. */
+void bmig_region_set_unflushed(struct bmig_region_map *map, uint64_t first, uint64_t last);
+
 /* The first stale region at or after from, or count. */
 uint64_t bmig_region_next_stale(const struct bmig_region_map *map, uint64_t from);
 

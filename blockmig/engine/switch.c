@@ -51,6 +51,12 @@ void bmig_switch_flushed(struct bmig_mirror *mirror, int status)
     prepare_ends(mirror, status);
 }
 
+void bmig_switch_prepare_fails(struct bmig_mirror *mirror, int status)
+{
+    mirror->flush_for_prepare = false; /* its flush is one like any other now */
+    prepare_ends(mirror, status);
+}
+
 static void prepare_task(struct bmig_task *task)
 {
     struct bmig_mirror *mirror =

@@ -176,6 +176,7 @@ static void read_done(struct bmig_request *request, int status)
 static void go(struct bmig_verify_op *op)
 {
     struct bmig_disk *disks[2] = {bmig_primary(op->mirror), bmig_secondary(op->mirror)};
+    bmig_visit_go(&op->visit, bmig_loop_now_ns(op->mirror->volume->loop));
     op->out = 2;
     for (int i = 0; i < 2; i++)
         op->reads[i] = (struct bmig_request){
@@ -223,6 +224,7 @@ static void ask(struct bmig_mirror *mirror, struct bmig_disk *disk)
         .user = mirror,
     };
     verifier->looking = true;
+    verifier->look_began_ns = bmig_loop_now_ns(mirror->volume->loop);
     mirror->busy++;
     bmig_disk_submit(disk, &verifier->request);
 }
@@ -381,6 +383,7 @@ static bool start_piece(struct bmig_mirror *mirror, uint64_t region)
     verifier->cursor = region + count;
     mirror->busy++;
     if (op->insist) {
+        op->visit.holds = true;
         op->range = (struct bmig_range){
             .start = start, .end = stop, .exclusive = true, .granted = range_granted, .user = op};
         if (!bmig_range_lock_acquire(&mirror->volume->lock, &op->range))

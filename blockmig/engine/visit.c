@@ -28,6 +28,13 @@ void bmig_visit_end(struct bmig_visits *visits, struct bmig_visit *visit)
     visit->next = visit->prev = NULL;
 }
 
+void bmig_visit_go(struct bmig_visit *visit, uint64_t now_ns)
+{
+    visit->tainted = 0;
+    visit->going = true;
+    visit->began_ns = now_ns;
+}
+
 void bmig_visits_taint(struct bmig_visits *visits, uint64_t first, uint64_t last)
 {
     for (struct bmig_visit *visit = visits->head; visit; visit = visit->next) {

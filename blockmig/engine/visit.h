@@ -16,6 +16,9 @@ struct bmig_visit {
     uint64_t first; /* region */
     uint32_t count;
     uint64_t tainted; /* bit i: region first + i */
+    bool holds;       /* the guest's writes to it wait for its end */
+    bool going;       /* its reads or writes are out; since began_ns */
+    uint64_t began_ns;
     struct bmig_visit *next, *prev;
 };
 
@@ -26,6 +29,9 @@ struct bmig_visits {
 void bmig_visit_begin(struct bmig_visits *visits, struct bmig_visit *visit, uint64_t first,
                       uint32_t count);
 void bmig_visit_end(struct bmig_visits *visits, struct bmig_visit *visit);
+
+/* Its first request goes out. What was written while it waited for its range is no taint. */
+void bmig_visit_go(struct bmig_visit *visit, uint64_t now_ns);
 
 /* A guest write goes out to regions [first, last]. */
 void bmig_visits_taint(struct bmig_visits *visits, uint64_t first, uint64_t last);
