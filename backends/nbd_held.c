@@ -16,8 +16,8 @@
 #include "backends/nbd_internal.h"
 
 enum {
-    FLUSH_BYTES = 16 << 20, /* held bytes from which on the driver flushes by itself */
-    LIMIT_BYTES = 64 << 20, /* held bytes that are never exceeded */
+    FLUSH_BYTES = 2 << 20, /* held bytes from which on the driver flushes by itself */
+    LIMIT_BYTES = 8 << 20, /* held bytes that are never exceeded */
 };
 
 void bmig_nbdc_held_init(struct nbdc_held *held)

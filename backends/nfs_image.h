@@ -20,9 +20,9 @@ enum {
     BMIG_NFS_MAX_SESSIONS = 16,
     BMIG_NFS_MAX_REQUESTS = 64,
     /* libnfs copies each WRITE's data into its call: what it may hold at once. */
-    BMIG_NFS_IN_FLIGHT_BYTES = 16 << 20,
+    BMIG_NFS_IN_FLIGHT_BYTES = 8 << 20,
     /* Copies of writes that the server answered but has not made stable. */
-    BMIG_NFS_RETAIN_BYTES = 32 << 20,
+    BMIG_NFS_RETAIN_BYTES = 8 << 20,
     /* Records of REPLAYABLE writes before a COMMIT of our own clears them. */
     BMIG_NFS_MAX_RECORDS = 4096,
 };

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { POOL_BYTES = 32 << 20, QUIET_NS = 2000000000 };
+enum { POOL_BYTES = 64 << 20, QUIET_NS = 2000000000 };
 
 int bmig_session_begin(struct bmig_session *session, struct bmig_cli *cli, const char *label,
                        struct bmig_error *err)

@@ -16,7 +16,7 @@
 #include "blockmig/worker/nbd_server.h"
 #include "blockmig/worker/worker.h"
 
-enum { BMIG_WORKER_POOL_BYTES = 32 << 20, BMIG_WORKER_MAX_LISTEN = 8 };
+enum { BMIG_WORKER_POOL_BYTES = 24 << 20, BMIG_WORKER_MAX_LISTEN = 8 };
 
 /* An image of the volume: what it is called and, once open, its disk. */
 struct bmig_replica {
