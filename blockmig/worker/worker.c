@@ -168,7 +168,16 @@ static void verb_open(struct bmig_worker *worker, struct bmig_control_call *call
         refuse(call, BMIG_USAGE, EINVAL, "'size_bytes' must be more than 0");
         return;
     }
-    if (worker->primary || worker->opening) {
+    size_t index;
+    json_t *uri;
+    json_array_foreach(listen, index, uri)
+    {
+        if (json_is_string(uri))
+            continue;
+        refuse(call, BMIG_USAGE, EINVAL, "listen is an array of URIs");
+        return;
+    }
+    if (worker->primary || worker->opening || worker->stopping) {
         refuse(call, BMIG_REFUSED, EBUSY, "this worker has opened its volume already");
         return;
     }
@@ -478,18 +487,19 @@ static void server_stopped(void *user)
         flush_and_close(worker);
         return;
     }
-    if (state_of(worker) == BMIG_MIRROR_SWITCHING && !worker->waiting_call)
-        bmig_mirror_switch_abort(worker->volume);
     if (bmig_mirror_stop(worker->volume, stop_mirror_stopped, worker) != 0)
-        bmig_loop_stop(
-            worker->loop); /* a switch is being prepared: whoever asked for it asks the record */
+        bmig_loop_stop(worker->loop);
 }
 
 static void begin_stop(struct bmig_worker *worker, struct bmig_control_call *call)
 {
     worker->stopping = true;
     worker->stop_call = call;
-    if (worker->server)
+    /* Writes may wait for the record, which only its writer knows, so there is no orderly end: as
+     * after a kill the record decides, and nothing was answered that either replica lacks. */
+    if (worker->volume && state_of(worker) == BMIG_MIRROR_SWITCHING)
+        stop_ends(worker);
+    else if (worker->server)
         bmig_nbd_server_stop(worker->server, STOP_GRACE_NS, server_stopped, worker);
     else
         stop_ends(worker);
