@@ -309,6 +309,70 @@ static void one_run(uint64_t seed)
     free(guest);
 }
 
+/* A new image where the secondary was, and a mirror to it. */
+static void fresh_mirror(struct guest *guest)
+{
+    struct engine_rig *rig = guest->rig;
+    unsigned index = bmig_volume_primary(rig->volume) == rig->disks[0];
+    struct bmig_open_options options = {.writable = true};
+    struct bmig_mirror_options mirror = {.verify = below(guest, 2), .paused = below(guest, 4) == 0};
+    struct bmig_error err = {0};
+    char uri[64];
+    snprintf(uri, sizeof(uri), "mem:?size=%d", BLOCKS * BLOCK);
+    test_close(rig->disks[index]);
+    rig->disks[index] = test_open(rig->loop, uri, "record: faults: delay:", &options);
+    rig->disks[index]->known_zero = true;
+    some_delays(guest, rig->disks[index]);
+    ck_assert_int_eq(bmig_mirror_start(rig->volume, rig->disks[index], &mirror, NULL, NULL, &err),
+                     0);
+}
+
+/* A move that is stopped at any moment, hangs and is given up, or is switched and let go. */
+static void one_move(struct guest *guest, uint64_t *epoch)
+{
+    struct engine_rig *rig = guest->rig;
+    fresh_mirror(guest);
+    work(guest, (unsigned)below(guest, 60));
+    bmig_mirror_pause(rig->volume, false);
+    switch (below(guest, 4)) {
+    case 0:
+        break;
+    case 1: {
+        static const uint32_t ops[] = {1 << BMIG_WRITE, 1 << BMIG_FLUSH | 1 << BMIG_READ,
+                                       BMIG_OPS_ALL};
+        bmig_delay_set_hang(bmig_delay_find(secondary(guest)), ops[below(guest, 3)]);
+        work(guest, 200);
+        break;
+    }
+    case 2:
+        some_faults(guest, secondary(guest), BMIG_OPS_ALL);
+        /* fall through */
+    default:
+        one_switch(guest, epoch);
+        work(guest, (unsigned)below(guest, 20));
+    }
+    engine_rig_stop(rig);
+}
+
+static void run_of_moves(uint64_t seed)
+{
+    struct engine_rig rig;
+    struct guest *guest = calloc(1, sizeof(*guest));
+    uint64_t epoch = 1;
+    guest->seed = guest->random = seed;
+    guest->rig = &rig;
+    engine_rig_init(&rig, BLOCKS * BLOCK);
+    some_delays(guest, rig.disks[0]);
+    work(guest, 50);
+    for (unsigned i = 0; i < 6; i++)
+        one_move(guest, &epoch);
+    work(guest, 50);
+    drain(guest);
+    ck_assert_uint_eq(bmig_volume_epoch(rig.volume), epoch);
+    engine_rig_fini(&rig);
+    free(guest);
+}
+
 static uint64_t from_environment(const char *name, uint64_t fallback)
 {
     const char *text = getenv(name);
@@ -324,12 +388,22 @@ START_TEST(every_read_is_as_new_as_what_the_guest_knows)
 }
 END_TEST
 
+START_TEST(moves_in_a_row_ended_anyhow_lose_nothing)
+{
+    uint64_t first = from_environment("HISTORY_FIRST", 1);
+    uint64_t seeds = from_environment("HISTORY_SEEDS", 150) / 3 + 1;
+    for (uint64_t seed = first; seed < first + seeds; seed++)
+        run_of_moves(seed);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("engine_history");
     TCase *tcase = tcase_create("seeded");
     tcase_set_timeout(tcase, 600);
     tcase_add_test(tcase, every_read_is_as_new_as_what_the_guest_knows);
+    tcase_add_test(tcase, moves_in_a_row_ended_anyhow_lose_nothing);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
