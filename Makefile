@@ -94,10 +94,12 @@ check-integration: all tests ## run the tests against real servers and tools
 # Leaks count. Stacks are kept readable, and a container without ptrace has no LeakSanitizer to run.
 check-asan: ## the same with AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) BUILD=$(BUILD)-asan OPT=-O1 SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined' \
-	    check-unit check-integration
+	    all tests
+	BUILD=$(BUILD)-asan tests/run unit integration
 
 check-tsan: ## the unit tests with ThreadSanitizer
-	$(MAKE) BUILD=$(BUILD)-tsan OPT=-O1 SAN=-fsanitize=thread check-unit
+	$(MAKE) BUILD=$(BUILD)-tsan OPT=-O1 SAN=-fsanitize=thread all tests
+	BUILD=$(BUILD)-tsan tests/run unit
 
 lint: ## both compilers' warnings, clang-tidy, cppcheck, shellcheck, format, import direction
 	$(MAKE) CC=gcc BUILD=$(BUILD)-lint-gcc all tests

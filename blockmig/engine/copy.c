@@ -86,6 +86,12 @@ static void regions_copied(struct bmig_copy_op *op)
     mirror->bytes_recopied += min(op->again_bytes, op->sent_bytes);
 }
 
+/* A flush of much at once is a burst at the medium, which the guest may share. */
+static uint64_t flush_every(const struct bmig_mirror *mirror)
+{
+    return mirror->throttle.guest_active ? BMIG_FLUSH_EVERY_BUSY_BYTES : BMIG_FLUSH_EVERY_BYTES;
+}
+
 static void end(struct bmig_copy_op *op)
 {
     struct bmig_mirror *mirror = op->mirror;
@@ -105,7 +111,7 @@ static void end(struct bmig_copy_op *op)
     op_put(op);
     if (status != 0)
         bmig_mirror_trouble(mirror, where, start, status);
-    if (mirror->unflushed_bytes >= BMIG_FLUSH_EVERY_BYTES)
+    if (mirror->unflushed_bytes >= flush_every(mirror))
         bmig_mirror_flush(mirror);
     bmig_mirror_advance(mirror);
 }

@@ -12,11 +12,12 @@
 #include "blockmig/engine/visit.h"
 #include "blockmig/engine/volume_internal.h"
 
-#define BMIG_TICK_NS           UINT64_C(100000000)
-#define BMIG_LEG_TIMEOUT_NS    UINT64_C(5000000000)
-#define BMIG_COPY_TIMEOUT_NS   UINT64_C(60000000000)
-#define BMIG_RETRY_NS          UINT64_C(200000000)
-#define BMIG_FLUSH_EVERY_BYTES (UINT64_C(64) << 20)
+#define BMIG_TICK_NS                UINT64_C(100000000)
+#define BMIG_LEG_TIMEOUT_NS         UINT64_C(5000000000)
+#define BMIG_COPY_TIMEOUT_NS        UINT64_C(60000000000)
+#define BMIG_RETRY_NS               UINT64_C(200000000)
+#define BMIG_FLUSH_EVERY_BYTES      (UINT64_C(256) << 20)
+#define BMIG_FLUSH_EVERY_BUSY_BYTES (UINT64_C(16) << 20)
 
 enum {
     BMIG_MAX_FAILURES = 8,        /* of the copy in a row, until the secondary is given up */
