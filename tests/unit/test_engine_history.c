@@ -29,6 +29,7 @@ struct entry {
 struct block {
     uint64_t answered; /* the newest write whose success the guest knows */
     uint64_t seen;     /* the newest that a read returned */
+    uint64_t durable;  /* the newest that was answered with FUA or before a flush began that was */
     struct entry log[LOG];
     unsigned logged;
 };
@@ -40,6 +41,7 @@ struct slot {
     bool busy;
     uint64_t number;
     uint64_t floor[LONGEST];
+    uint64_t promised[BLOCKS]; /* FLUSH: what had been answered when it was submitted */
 };
 
 struct guest {
@@ -134,8 +136,14 @@ static void answered(struct bmig_volume_request *request, int status)
             struct block *block = &guest->blocks[request->offset / BLOCK + i];
             if (slot->number > block->answered)
                 block->answered = slot->number;
+            if (request->flags & BMIG_FUA && slot->number > block->durable)
+                block->durable = slot->number;
         }
     }
+    if (status == 0 && request->op == BMIG_FLUSH)
+        for (unsigned i = 0; i < BLOCKS; i++)
+            if (slot->promised[i] > guest->blocks[i].durable)
+                guest->blocks[i].durable = slot->promised[i];
     bmig_buffer_unref(request->buffer);
 }
 
@@ -191,6 +199,8 @@ static void issue(struct guest *guest)
             fill(slot);
         }
     }
+    for (unsigned i = 0; request->op == BMIG_FLUSH && i < BLOCKS; i++)
+        slot->promised[i] = guest->blocks[i].answered;
     bmig_volume_submit(guest->rig->volume, request);
 }
 
@@ -309,6 +319,79 @@ static void one_run(uint64_t seed)
     free(guest);
 }
 
+/* ---- power cuts ---- */
+
+/* The power goes now: what was promised to be durable must be on the replica that the record names. */
+static void check_power_cut(struct guest *guest, unsigned named, const char *when)
+{
+    uint64_t size = BLOCKS * BLOCK;
+    uint8_t *image = calloc(1, size);
+    const struct bmig_disk *record = bmig_record_find(guest->rig->disks[named]);
+    ck_assert_int_eq(bmig_record_cut_power(record, bmig_record_events(record),
+                                           test_random(&guest->random), image, size),
+                     0);
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        const struct block *block = &guest->blocks[i];
+        uint64_t ends[2];
+        memcpy(&ends[0], image + (uint64_t)i * BLOCK, 8);
+        memcpy(&ends[1], image + (uint64_t)(i + 1) * BLOCK - 8, 8);
+        for (unsigned end = 0; end < 2; end++)
+            ck_assert_msg(identify(block, ends[end], block->durable) != UINT64_MAX,
+                          "seed %llu: power cut %s: block %u of disk %u holds write %llu, but %llu "
+                          "was durable",
+                          (unsigned long long)guest->seed, when, i, named,
+                          (unsigned long long)ends[end], (unsigned long long)block->durable);
+    }
+    free(image);
+}
+
+static void work_and_cut(struct guest *guest, unsigned times, unsigned named, const char *when)
+{
+    for (unsigned i = 0; i < times; i++) {
+        work(guest, 1 + (unsigned)below(guest, 4));
+        check_power_cut(guest, named, when);
+    }
+}
+
+static void on_prepared(void *user, int status)
+{
+    *(int *)user = status;
+}
+
+static void run_with_power_cuts(uint64_t seed)
+{
+    struct engine_rig rig;
+    struct guest *guest = calloc(1, sizeof(*guest));
+    unsigned named = 0;
+    guest->seed = guest->random = seed;
+    guest->rig = &rig;
+    engine_rig_init(&rig, BLOCKS * BLOCK);
+    for (unsigned i = 0; i < 2; i++) {
+        bmig_record_set_data(bmig_record_find(rig.disks[i]), BMIG_RECORD_KEEP);
+        some_delays(guest, rig.disks[i]);
+    }
+    work(guest, 20);
+    engine_rig_mirror(&rig, true, below(guest, 2));
+    work_and_cut(guest, 4, named, "in the copy");
+    for (uint64_t epoch = 2; epoch < 4; epoch++) {
+        int status = 1;
+        until_synced(guest);
+        ck_assert_int_eq(bmig_mirror_switch_prepare(rig.volume, on_prepared, &status), 0);
+        while (status == 1)
+            work_and_cut(guest, 1, named, "while a switch is prepared");
+        ck_assert_int_eq(status, 0);
+        work_and_cut(guest, 2, named, "before the record");
+        named = 1 - named; /* the record is durable, and nobody but its writer knows yet */
+        work_and_cut(guest, 4, named, "between record and flip");
+        bmig_mirror_switch_commit(rig.volume, epoch);
+        work_and_cut(guest, 6, named, "after the flip");
+    }
+    drain(guest);
+    check_power_cut(guest, named, "at the end");
+    engine_rig_fini(&rig);
+    free(guest);
+}
+
 /* A new image where the secondary was, and a mirror to it. */
 static void fresh_mirror(struct guest *guest)
 {
@@ -397,6 +480,15 @@ START_TEST(moves_in_a_row_ended_anyhow_lose_nothing)
 }
 END_TEST
 
+START_TEST(what_was_durable_survives_a_power_cut_on_the_replica_of_the_record)
+{
+    uint64_t first = from_environment("HISTORY_FIRST", 1);
+    uint64_t seeds = from_environment("HISTORY_SEEDS", 150) / 5 + 1;
+    for (uint64_t seed = first; seed < first + seeds; seed++)
+        run_with_power_cuts(seed);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("engine_history");
@@ -404,6 +496,7 @@ int main(void)
     tcase_set_timeout(tcase, 600);
     tcase_add_test(tcase, every_read_is_as_new_as_what_the_guest_knows);
     tcase_add_test(tcase, moves_in_a_row_ended_anyhow_lose_nothing);
+    tcase_add_test(tcase, what_was_durable_survives_a_power_cut_on_the_replica_of_the_record);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
