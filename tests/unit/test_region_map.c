@@ -25,14 +25,16 @@ static bool flushing;
 static void compare_all(uint64_t from)
 {
     uint64_t stale = 0, next = map.count;
+    bool same = true;
     for (uint64_t i = 0; i < map.count; i++) {
-        ck_assert(bmig_region_is_clean(&map, i) == naive[i].clean);
-        ck_assert(bmig_region_is_hot(&map, i) == naive[i].hot);
-        ck_assert(bmig_region_is_written(&map, i) == naive[i].written);
+        same = same && bmig_region_is_clean(&map, i) == naive[i].clean &&
+               bmig_region_is_hot(&map, i) == naive[i].hot &&
+               bmig_region_is_written(&map, i) == naive[i].written;
         stale += !naive[i].clean;
         if (!naive[i].clean && i >= from && next == map.count)
             next = i;
     }
+    ck_assert(same);
     ck_assert_uint_eq(map.stale_count, stale);
     ck_assert_uint_eq(bmig_region_next_stale(&map, from), next);
 }

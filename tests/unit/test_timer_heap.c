@@ -6,6 +6,7 @@
 
 #include <check.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { TIMERS = 300 };
 
@@ -42,6 +43,7 @@ START_TEST(random_starts_and_stops_keep_the_earliest_first)
     struct bmig_timer_heap heap;
     uint64_t random = 0x9e3779b97f4a7c15u + (uint64_t)_i, order = 0;
     size_t count = 0;
+    memset(models, 0, sizeof(models)); /* the seed before left timers that no heap has */
     ck_assert_int_eq(bmig_timer_heap_init(&heap), 0);
     for (int step = 0; step < 20000; step++) {
         struct model *at = &models[next_random(&random) % TIMERS];
