@@ -148,6 +148,7 @@ START_TEST(zeroes_are_left_out_only_where_nothing_was_written_in_their_midst)
 {
     ck_assert_int_eq(engine_rig_do(&rig, BMIG_WRITE, 0, REGION, 0, NULL), 0);
     ck_assert_int_eq(engine_rig_do(&rig, BMIG_WRITE, 2 * REGION, REGION, 0, NULL), 0);
+    rig.disks[0]->limits.preferred_bytes = rig.disks[1]->limits.preferred_bytes = MIB;
     fail_at(1, BMIG_WRITE, 5 * REGION, 512);
     rig.disks[0]->caps &= ~(uint32_t)BMIG_CAP_EXTENTS; /* zeroes are seen only as they are read */
     engine_rig_mirror(&rig, true, false);
