@@ -42,6 +42,10 @@ serve_part() {
     wait_for "$T/kit-file.sock"
     wait_for "$T/kit-null.sock"
 
+    # Memory that was never touched would measure the kernel's handing out of pages.
+    fio --name=fill --ioengine=nbd --uri="${uri[ours-mem]:-}" --rw=write --bs=1M --iodepth=4 --size="${SERVE_MIB}M" \
+        --eta=never >"$T/fill.log" 2>&1 || note "memory was not filled first"
+
     for load in "${SERVE_LOADS[@]}"; do
         for i in $(seq "$RUNS"); do
             serve_fio direct "$load" --ioengine=libaio --direct=1 --filename="$T/serve.direct"
