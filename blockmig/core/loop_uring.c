@@ -14,13 +14,15 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "blockmig/core/loop_uring.h"
 
-enum { SQ_ENTRIES = 1024, CQ_ENTRIES = 8192 };
+enum { SQ_ENTRIES = 1024, CQ_ENTRIES = 8192, SPIN_MAX_NS = 60000, SPIN_STEP_NS = 4000 };
 
 /* ---- the queue ---- */
 
@@ -77,6 +79,55 @@ static int enter(struct uring_loop *uring, uint64_t timeout_ns)
     return io_uring_submit_and_wait_timeout(ring, &cqe, 1, &timeout, NULL);
 }
 
+/* ---- spinning ----
+ *
+ * To sleep and to be woken costs more than a fast medium takes. So where the last waits were short, the next one
+ * looks at the ring for about as long before it sleeps; a wait that was long ends that. A loop with little to do
+ * never spins. */
+
+static uint64_t spin_clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void spin(struct uring_loop *uring, uint64_t end_ns)
+{
+    struct io_uring *ring = &uring->ring;
+    if (io_uring_sq_ready(ring) > 0)
+        io_uring_submit(ring);
+    while (!io_uring_cq_ready(ring) && !kernel_has_something(ring) && spin_clock_ns() < end_ns) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+}
+
+static void learn(struct uring_loop *uring, uint64_t waited_ns)
+{
+    if (waited_ns > SPIN_MAX_NS)
+        uring->spin_ns /= 2;
+    else if (uring->spin_ns < waited_ns + SPIN_STEP_NS)
+        uring->spin_ns = waited_ns + SPIN_STEP_NS;
+    if (uring->spin_ns < SPIN_STEP_NS)
+        uring->spin_ns = 0;
+}
+
+static int wait_briefly_or_long(struct uring_loop *uring, uint64_t timeout_ns)
+{
+    if (timeout_ns == 0 || !uring->may_spin)
+        return enter(uring, timeout_ns);
+    uint64_t began_ns = spin_clock_ns();
+    if (uring->spin_ns)
+        spin(uring, began_ns + (uring->spin_ns < timeout_ns ? uring->spin_ns : timeout_ns));
+    bool ready =
+        io_uring_cq_ready(&uring->ring) || (uring->spin_ns && kernel_has_something(&uring->ring));
+    int ret = enter(uring, ready ? 0 : timeout_ns);
+    learn(uring, spin_clock_ns() - began_ns);
+    return ret;
+}
+
 static void uring_wait(struct bmig_loop *loop, uint64_t timeout_ns)
 {
     struct uring_loop *uring = bmig_uring_of(loop);
@@ -86,7 +137,7 @@ static void uring_wait(struct bmig_loop *loop, uint64_t timeout_ns)
     bmig_uring_flush_backlog(uring);
     bmig_uring_arm_changed(uring);
     bool due = loop->finished.first || uring->backlog.first || uring->first_changed;
-    int ret = enter(uring, due ? 0 : timeout_ns);
+    int ret = wait_briefly_or_long(uring, due ? 0 : timeout_ns);
     /* EBUSY and EAGAIN: the kernel wants completions taken, or memory, first; the entries stay. */
     assert(ret >= 0 || ret == -ETIME || ret == -EINTR || ret == -EBUSY || ret == -EAGAIN);
 }
@@ -213,6 +264,9 @@ int bmig_loop_uring_new(struct bmig_loop **loop)
     if (!uring)
         return -ENOMEM;
     uring->last_ready = &uring->first_ready;
+    cpu_set_t processors;
+    uring->may_spin =
+        sched_getaffinity(0, sizeof(processors), &processors) == 0 && CPU_COUNT(&processors) > 1;
     int ret = init_ring(&uring->ring);
     if (ret < 0)
         goto fail_ring;

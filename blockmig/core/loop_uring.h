@@ -41,6 +41,8 @@ struct uring_loop {
     struct poll *free_polls;
     size_t polls_out; /* in the kernel */
     pthread_t thread; /* that enabled the ring */
+    bool may_spin;    /* there is another processor for whoever we wait for */
+    uint64_t spin_ns; /* that the next wait may look at the ring before it sleeps */
 };
 
 static inline struct uring_loop *bmig_uring_of(const struct bmig_loop *loop)
