@@ -58,7 +58,7 @@ static void fill_caps(struct bmig_disk *disk, const struct bmig_iscsi_facts *fac
     /* A FLUSH is the logical unit's, not the session's (SBC-3 5.23). WRITE SAME is tried whatever
      * the target says of it: many know it that don't say so, and the door makes up for those that
      * don't. */
-    disk->caps = BMIG_CAP_FLUSH | BMIG_CAP_MULTI_CONN;
+    disk->caps = BMIG_CAP_FLUSH | BMIG_CAP_MULTI_CONN | BMIG_CAP_GATHERS;
     if (facts->fua)
         disk->caps |= BMIG_CAP_FUA;
     if (facts->lba_status)

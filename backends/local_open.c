@@ -227,7 +227,7 @@ static void choose_access(struct bmig_disk *disk, struct bmig_local *local, bool
 static void find_caps(struct bmig_disk *disk, struct bmig_local *local, const struct stat *st)
 {
     dev_t device = local->is_device ? st->st_rdev : st->st_dev;
-    disk->caps = BMIG_CAP_FLUSH | BMIG_CAP_MULTI_CONN;
+    disk->caps = BMIG_CAP_FLUSH | BMIG_CAP_MULTI_CONN | (local->is_direct ? 0 : BMIG_CAP_GATHERS);
     if (bmig_local_queue_value(device, "rotational", 0))
         disk->caps |= BMIG_CAP_ROTATIONAL;
     if (local->is_device) {

@@ -265,7 +265,7 @@ static int read_facts(struct nbd_handle *handle, const struct nbdc_place *place,
     if (nbd_can_trim(handle) > 0)
         facts->caps |= BMIG_CAP_DISCARD;
     if (nbd_can_flush(handle) > 0)
-        facts->caps |= BMIG_CAP_FLUSH;
+        facts->caps |= BMIG_CAP_FLUSH | BMIG_CAP_GATHERS;
     if (nbd_can_fua(handle) > 0)
         facts->caps |= BMIG_CAP_FUA;
     if (nbd_can_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0)

@@ -126,8 +126,8 @@ static int nfs_driver_open(struct bmig_disk *disk, const struct bmig_uri *uri,
                        image->place.attributes.mtime.seconds == BMIG_NFS_FRESH_MTIME_S &&
                        image->place.attributes.mtime.nseconds == 0 &&
                        image->place.attributes.used <= BMIG_NFS_FRESH_USED_BYTES;
-    disk->caps = (options->writable ? BMIG_CAP_WRITE : 0) | BMIG_CAP_FLUSH | BMIG_CAP_FUA |
-                 BMIG_CAP_MULTI_CONN;
+    disk->caps = (options->writable ? BMIG_CAP_WRITE : 0) | BMIG_CAP_FLUSH | BMIG_CAP_GATHERS |
+                 BMIG_CAP_FUA | BMIG_CAP_MULTI_CONN;
     snprintf(disk->name, sizeof(disk->name), "%s", image->place.text);
     return 0;
 }

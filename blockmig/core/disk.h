@@ -36,6 +36,7 @@ enum bmig_caps {
     BMIG_CAP_MULTI_CONN =
         1 << 8, /* a FLUSH covers completed writes of every session onto the image */
     BMIG_CAP_ROTATIONAL = 1 << 9,
+    BMIG_CAP_GATHERS = 1 << 10, /* what is written gathers in a cache at the place: a late FLUSH is a long one */
 };
 
 struct bmig_limits {

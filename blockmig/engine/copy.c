@@ -86,10 +86,12 @@ static void regions_copied(struct bmig_copy_op *op)
     mirror->bytes_recopied += min(op->again_bytes, op->sent_bytes);
 }
 
-/* A flush of much at once is a burst at the medium, which the guest may share. */
-static uint64_t flush_every(const struct bmig_mirror *mirror)
+/* A flush of much at once is a burst at the medium, which the guest may share; one of nothing is a disturbance. */
+static bool time_to_flush(const struct bmig_mirror *mirror)
 {
-    return mirror->throttle.guest_active ? BMIG_FLUSH_EVERY_BUSY_BYTES : BMIG_FLUSH_EVERY_BYTES;
+    uint64_t every =
+        mirror->throttle.guest_active ? BMIG_FLUSH_EVERY_BUSY_BYTES : BMIG_FLUSH_EVERY_BYTES;
+    return bmig_secondary(mirror)->caps & BMIG_CAP_GATHERS && mirror->unflushed_bytes >= every;
 }
 
 static void end(struct bmig_copy_op *op)
@@ -111,7 +113,7 @@ static void end(struct bmig_copy_op *op)
     op_put(op);
     if (status != 0)
         bmig_mirror_trouble(mirror, where, start, status);
-    if (mirror->unflushed_bytes >= flush_every(mirror))
+    if (time_to_flush(mirror))
         bmig_mirror_flush(mirror);
     bmig_mirror_advance(mirror);
 }

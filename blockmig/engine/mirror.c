@@ -73,7 +73,7 @@ uint32_t bmig_mirror_piece_bytes(const struct bmig_mirror *mirror)
                          bmig_secondary(mirror)->limits.preferred_bytes);
     uint32_t region_bytes = 1u << mirror->map.shift;
     if (mirror->throttle.guest_active)
-        bytes = min(bytes, 256u << 10); /* a guest request waits behind a piece at the medium */
+        bytes = min(bytes, 128u << 10); /* a guest request waits behind a piece at the medium */
     bytes = min(bytes, (uint32_t)BMIG_BUFFER_MAX_BYTES);
     return max(bytes, region_bytes);
 }

@@ -8,12 +8,13 @@
 #define MIB       (UINT64_C(1) << 20)
 
 enum {
-    BOUND_MULTIPLE = 2,   /* of the p99 before */
+    BOUND_MULTIPLE = 3,   /* of the p99 before */
     SAMPLES_ENOUGH = 100, /* of latencies before, to judge by */
     SAMPLES_ACTIVE = 3,   /* in one tick, for a guest to count as active */
     QUIET_TICKS = 5,      /* without it, until the limit goes */
+    FLOOR_TICKS = 5,      /* at the floor and still beyond the bound, until the bound is at fault */
 };
-static const uint64_t floor_rate = 16 * MIB;
+static const uint64_t floor_rate = 64 * MIB;
 static const uint64_t start_rate = 96 * MIB;
 static const uint64_t most_rate = 64 * 1024 * MIB;
 static const uint64_t least_bound_ns = 400000;
@@ -23,11 +24,13 @@ void bmig_throttle_init(struct bmig_throttle *throttle, uint64_t cap_bytes_per_s
                         const struct bmig_histogram *before, uint64_t now_ns)
 {
     bool known = before && before->count >= SAMPLES_ENOUGH;
+    bool bound_is_ours = bound_ns == 0;
     if (bound_ns == 0 && known)
         bound_ns = BOUND_MULTIPLE * bmig_histogram_percentile(before, 0.99);
     else if (bound_ns == 0)
         bound_ns = default_bound_ns;
     *throttle = (struct bmig_throttle){
+        .bound_is_ours = bound_is_ours,
         .cap_bytes_per_s = cap_bytes_per_s,
         .bound_ns = bound_ns > least_bound_ns ? bound_ns : least_bound_ns,
         .rate_bytes_per_s = known ? start_rate : UNLIMITED,
@@ -48,6 +51,23 @@ static void guest_is_quiet(struct bmig_throttle *throttle)
     }
 }
 
+/* A mirrored write takes as long as the slower replica, however slow the copy: if the latency stays beyond the bound
+ * at the floor, the copy is not what makes it so, and the bound becomes a little more than what it is there. A bound
+ * that someone asked for is kept. */
+static void learn_at_floor(struct bmig_throttle *throttle, uint64_t p99)
+{
+    if (throttle->rate_bytes_per_s > floor_rate || p99 <= throttle->bound_ns) {
+        throttle->floor_ticks = 0;
+        return;
+    }
+    if (throttle->floor_ticks == 0 || p99 > throttle->floor_p99_ns)
+        throttle->floor_p99_ns = p99;
+    if (++throttle->floor_ticks < FLOOR_TICKS || !throttle->bound_is_ours)
+        return;
+    throttle->floor_ticks = 0;
+    throttle->bound_ns = throttle->floor_p99_ns / 4 * 5;
+}
+
 void bmig_throttle_tick(struct bmig_throttle *throttle, const struct bmig_histogram *latencies,
                         uint64_t tick_ns)
 {
@@ -60,6 +80,7 @@ void bmig_throttle_tick(struct bmig_throttle *throttle, const struct bmig_histog
     throttle->guest_active = true;
     throttle->quiet_ticks = 0;
     uint64_t p99 = bmig_histogram_percentile(latencies, 0.99);
+    learn_at_floor(throttle, p99);
     uint64_t rate = throttle->rate_bytes_per_s;
     if (rate == UNLIMITED)
         rate = moved_rate > start_rate ? moved_rate : start_rate;

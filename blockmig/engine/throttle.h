@@ -24,6 +24,9 @@ struct bmig_throttle {
     int64_t credit_bytes;      /* may be overdrawn by one piece */
     uint64_t last_ns;
     uint32_t quiet_ticks;
+    uint32_t floor_ticks;
+    uint64_t floor_p99_ns; /* the worst of those */
+    bool bound_is_ours;    /* nobody asked for it */
     bool guest_active;
 };
 

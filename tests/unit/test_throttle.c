@@ -12,7 +12,7 @@
 
 enum { MS = 1000000, TICK_NS = 100 * MS, PIECE = 256 << 10 };
 static const uint64_t bound_ns = 2 * MS;
-static const uint64_t floor_rate = 16 * MIB;
+static const uint64_t floor_rate = 64 * MIB;
 
 static struct bmig_throttle throttle;
 static uint64_t now_ns;
@@ -212,8 +212,8 @@ START_TEST(without_a_bound_it_is_made_of_what_was_before)
     struct bmig_histogram before = latencies(1000, 3 * MS), few = latencies(10, 3 * MS),
                           fast = latencies(1000, 1000);
     bmig_throttle_init(&throttle, 0, 0, &before, now_ns);
-    ck_assert_uint_ge(throttle.bound_ns, 6 * MS);
-    ck_assert_uint_le(throttle.bound_ns, 7 * MS);
+    ck_assert_uint_ge(throttle.bound_ns, 9 * MS);
+    ck_assert_uint_le(throttle.bound_ns, 10 * MS);
     bmig_throttle_init(&throttle, 0, 0, &few, now_ns);
     ck_assert_uint_eq(throttle.bound_ns, 4 * MS);
     bmig_throttle_init(&throttle, 0, 0, NULL, now_ns);
@@ -221,6 +221,29 @@ START_TEST(without_a_bound_it_is_made_of_what_was_before)
     bmig_throttle_init(&throttle, 0, 0, &fast, now_ns);
     ck_assert_uint_ge(throttle.bound_ns,
                       400000); /* what a loop's turn takes is no sign of anything */
+}
+END_TEST
+
+/* Mirrored writes to a slow target take their time, however slow the copy. */
+START_TEST(latency_that_the_copy_does_not_make_raises_a_bound_of_ours)
+{
+    struct bmig_histogram before = latencies(1000, MS);
+    bmig_throttle_init(&throttle, 0, 0, &before, now_ns);
+    for (int i = 0; i < 40; i++)
+        tick(100, 20 * MS);
+    ck_assert_uint_ge(throttle.bound_ns, 20 * MS);
+    ck_assert_uint_gt(bmig_throttle_rate(&throttle), floor_rate);
+}
+END_TEST
+
+START_TEST(a_bound_that_was_asked_for_is_kept)
+{
+    struct bmig_histogram before = latencies(1000, MS);
+    bmig_throttle_init(&throttle, 0, 2 * MS, &before, now_ns);
+    for (int i = 0; i < 40; i++)
+        tick(100, 20 * MS);
+    ck_assert_uint_eq(throttle.bound_ns, 2 * MS);
+    ck_assert_uint_eq(bmig_throttle_rate(&throttle), floor_rate);
 }
 END_TEST
 
@@ -239,6 +262,8 @@ int main(void)
     tcase_add_test(tcase, the_end_of_no_limit_is_no_burst);
     tcase_add_test(tcase, a_piece_larger_than_the_credit_passes_and_is_paid_for);
     tcase_add_test(tcase, without_a_bound_it_is_made_of_what_was_before);
+    tcase_add_test(tcase, latency_that_the_copy_does_not_make_raises_a_bound_of_ours);
+    tcase_add_test(tcase, a_bound_that_was_asked_for_is_kept);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
