@@ -49,10 +49,6 @@ $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(QUIET)echo "  CC      $<"; $(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
-# The lists ask by __has_include what there is, which the compiler's dependencies don't tell.
-$(BUILD)/backends/backends.o: $(wildcard backends/*.c)
-$(BUILD)/formats/formats.o: $(wildcard formats/*.c)
-
 $(LIB): $(OBJECTS)
 	@mkdir -p $(@D)
 	$(QUIET)echo "  AR      $@"; rm -f $@ && ar rcs $@ $^

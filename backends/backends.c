@@ -11,32 +11,18 @@ static const struct {
     const char *scheme;
     const struct bmig_driver *driver;
 } backends[] = {
-#if __has_include("backends/local.c")
     {"file", &bmig_local_driver},
-#endif
-#if __has_include("backends/nfs.c")
     {"nfs", &bmig_nfs_driver},
-#endif
-#if __has_include("backends/iscsi.c")
     {"iscsi", &bmig_iscsi_driver},
-#endif
-#if __has_include("backends/nbd.c")
     {"nbd", &bmig_nbd_driver},      {"nbds", &bmig_nbd_driver},
     {"nbd+unix", &bmig_nbd_driver}, {"nbds+unix", &bmig_nbd_driver},
-#endif
     {"mem", &bmig_mem_driver},
 };
 
 static const struct bmig_driver *const filters[] = {
-#if __has_include("backends/faults.c")
     &bmig_faults_driver,
-#endif
-#if __has_include("backends/delay.c")
     &bmig_delay_driver,
-#endif
-#if __has_include("backends/record.c")
     &bmig_record_driver,
-#endif
     NULL,
 };
 
