@@ -119,11 +119,12 @@ demo-vm: ## a real guest's disk moves local -> NFS -> iSCSI -> local while it wr
 
 # blockmigd looks for blockmig-worker beside itself.
 install: all ## into $(DESTDIR)$(PREFIX)
-	install -d $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8 \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 755 $(BINS) $(DESTDIR)$(PREFIX)/bin
-	$(if $(wildcard packaging/*.service),install -d $(DESTDIR)$(PREFIX)/lib/systemd/system)
-	$(if $(wildcard packaging/*.service),install -m 644 $(wildcard packaging/*.service) \
-	    $(DESTDIR)$(PREFIX)/lib/systemd/system)
+	install -m 644 packaging/blockmig.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 packaging/blockmigd.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 packaging/blockmig.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/blockmig
 
 clean: ## remove what was built
 	rm -rf $(BUILD) $(BUILD)-*
