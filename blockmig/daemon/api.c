@@ -409,7 +409,7 @@ static int listen_at(const char *path, int *out, struct bmig_error *err)
 
 int bmig_api_start(struct bmig_api **out, struct bmig_manager *manager, struct bmig_error *err)
 {
-    int fd, rc = listen_at(manager->paths.socket, &fd, err);
+    int fd = -1, rc = listen_at(manager->paths.socket, &fd, err);
     if (rc)
         return rc;
     struct bmig_api *api = bmig_zalloc(sizeof *api);
